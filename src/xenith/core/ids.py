@@ -1,0 +1,81 @@
+"""Identifiers, made from a random source that a seed may fix, and typed by what they name."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import uuid
+from typing import NewType
+
+CellId = NewType("CellId", str)
+HostId = NewType("HostId", str)
+ImageId = NewType("ImageId", str)
+InstanceId = NewType("InstanceId", str)
+NetworkId = NewType("NetworkId", str)
+PortId = NewType("PortId", str)
+ProjectId = NewType("ProjectId", str)
+RequestId = NewType("RequestId", str)
+SagaId = NewType("SagaId", str)
+SubnetId = NewType("SubnetId", str)
+UserId = NewType("UserId", str)
+
+
+class Ids:
+    """Makes identifiers; seeded for replay, or from the operating system.
+
+    Secrets (passwords, keys) always come from the operating system unless a seed is given.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._random = random.Random(seed) if seed is not None else random.SystemRandom()  # noqa: S311 - the seeded one is for simulations
+        self.seed = seed
+
+    def uuid(self) -> str:
+        """Make a random UUID in the dashed form that compute, image and network use."""
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def hex(self) -> str:
+        """Make a random UUID as 32 hexadecimal digits, as identity uses."""
+        return uuid.UUID(int=self._random.getrandbits(128), version=4).hex
+
+    def request_id(self) -> RequestId:
+        """Make a request id: ``req-<uuid>``."""
+        return RequestId("req-" + self.uuid())
+
+    def secret(self, byte_count: int = 16) -> str:
+        """Make a URL-safe secret of at least ``byte_count`` random bytes."""
+        if self.seed is not None:
+            return self._random.randbytes(byte_count).hex()
+        return secrets.token_urlsafe(byte_count)
+
+    def uniform(self) -> float:
+        """Draw a float in [0, 1)."""
+        return self._random.random()
+
+    def below(self, limit: int) -> int:
+        """Draw an integer in [0, limit)."""
+        return self._random.randrange(limit)
+
+
+def derive_uuid(*names: str) -> str:
+    """Derive a UUID from names, the same ones always giving the same id.
+
+    Sagas name what they make on a host with it, so that a step done twice makes one thing.
+
+    >>> derive_uuid("vm", "x") == derive_uuid("vm", "x")
+    True
+    """
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, "xenith-1/" + "/".join(names)))
+
+
+def is_uuid(text: str) -> bool:
+    """Tell whether a text is a UUID, dashed or not.
+
+    >>> is_uuid("0" * 32), is_uuid("x")
+    (True, False)
+    """
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return len(text) in (32, 36)
