@@ -1,0 +1,179 @@
+"""What a transaction function sees: statements in, rows out, and hints for after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from xenith.core.errors import NotFound
+from xenith.db.compiler import Compiled, Compiler
+
+#: A row: a named tuple with the statement's columns as fields.
+Row = Any
+
+
+class Cursor(Protocol):
+    """The part of a driver's cursor that is used here."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the last statement met."""
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
+        """Run one statement."""
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        """Run one statement for each of many sets of parameters."""
+
+    def fetchone(self) -> Any:
+        """Give the next row or None."""
+
+    def fetchall(self) -> Any:
+        """Give the rows that are left."""
+
+
+class Tx:
+    """One transaction on one connection. Valid only while its function runs."""
+
+    __slots__ = ("_compiler", "_cursor", "hints")
+
+    def __init__(self, cursor: Cursor, compiler: Compiler) -> None:
+        self._cursor = cursor
+        self._compiler = compiler
+        self.hints: list[Callable[[], None]] = []
+
+    def on_commit(self, hint: Callable[[], None]) -> None:
+        """Call ``hint`` on the loop after the commit; only a hint, the rows are the truth."""
+        self.hints.append(hint)
+
+    # -- statements of any form
+
+    def all(self, statement: sa.sql.ClauseElement, **values: Any) -> list[Row]:
+        """List the rows of a query."""
+        compiled, parameters = self._compiler.compile(statement, values)
+        self._cursor.execute(compiled.sql, parameters)
+        make = compiled.row
+        return [make(raw) for raw in self._cursor.fetchall()]
+
+    def first(self, statement: sa.sql.ClauseElement, **values: Any) -> Row | None:
+        """Find the first row of a query, or None."""
+        compiled, parameters = self._compiler.compile(statement, values)
+        self._cursor.execute(compiled.sql, parameters)
+        raw = self._cursor.fetchone()
+        return None if raw is None else compiled.row(raw)
+
+    def scalar(self, statement: sa.sql.ClauseElement, **values: Any) -> Any:
+        """Give the first column of the first row, or None."""
+        row = self.first(statement, **values)
+        return None if row is None else row[0]
+
+    def run(self, statement: sa.sql.ClauseElement, **values: Any) -> int:
+        """Run an insert, update or delete and tell how many rows it met."""
+        compiled, parameters = self._compiler.compile(statement, values)
+        self._cursor.execute(compiled.sql, parameters)
+        return self._cursor.rowcount
+
+    # -- the common forms, compiled once for a table and a set of columns
+
+    def insert(self, table: sa.Table, row: Mapping[str, Any]) -> None:
+        """Insert one row."""
+        compiled = self._insert(table, tuple(row))
+        self._cursor.execute(compiled.sql, compiled.parameters(row))
+
+    def insert_many(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows that all have the same columns."""
+        if rows:
+            compiled = self._insert(table, tuple(rows[0]))
+            self._cursor.executemany(compiled.sql, [compiled.parameters(row) for row in rows])
+
+    def upsert(self, table: sa.Table, row: Mapping[str, Any]) -> None:
+        """Insert a row, or give the one with its primary key these values."""
+        names = tuple(row)
+        compiled = self._compiler.fixed(
+            ("upsert", table.name, names), lambda: _upsert_statement(table, names)
+        )
+        self._cursor.execute(compiled.sql, compiled.parameters(row))
+
+    def find(self, table: sa.Table, **keys: Any) -> Row | None:
+        """Find the row that has these values, or None."""
+        compiled = self._where(table, tuple(keys))
+        self._cursor.execute(compiled.sql, compiled.parameters(_prefixed(keys)))
+        raw = self._cursor.fetchone()
+        return None if raw is None else compiled.row(raw)
+
+    def get(self, table: sa.Table, **keys: Any) -> Row:
+        """Get the row that has these values.
+
+        Raises:
+            NotFound: there is none.
+        """
+        row = self.find(table, **keys)
+        if row is None:
+            raise NotFound(f"{table.name} has no row with {keys}")
+        return row
+
+    def list(self, table: sa.Table, **keys: Any) -> list[Row]:
+        """List the rows that have these values, in the order of the primary key."""
+        compiled = self._where(table, tuple(keys))
+        self._cursor.execute(compiled.sql, compiled.parameters(_prefixed(keys)))
+        make = compiled.row
+        return [make(raw) for raw in self._cursor.fetchall()]
+
+    def update(self, table: sa.Table, keys: Mapping[str, Any], **values: Any) -> int:
+        """Give the rows with ``keys`` these values; tell how many there were."""
+        key_names, value_names = tuple(keys), tuple(values)
+        compiled = self._compiler.fixed(
+            ("update", table.name, key_names, value_names),
+            lambda: _conditions(sa.update(table), table, key_names).values(
+                {name: sa.bindparam(name, type_=table.c[name].type) for name in value_names}
+            ),
+        )
+        self._cursor.execute(compiled.sql, compiled.parameters({**_prefixed(keys), **values}))
+        return self._cursor.rowcount
+
+    def delete(self, table: sa.Table, **keys: Any) -> int:
+        """Delete the rows that have these values; tell how many there were."""
+        assert keys, "a delete without a condition empties the table"
+        names = tuple(keys)
+        compiled = self._compiler.fixed(
+            ("delete", table.name, names), lambda: _conditions(sa.delete(table), table, names)
+        )
+        self._cursor.execute(compiled.sql, compiled.parameters(_prefixed(keys)))
+        return self._cursor.rowcount
+
+    def _insert(self, table: sa.Table, names: tuple[str, ...]) -> Compiled:
+        return self._compiler.fixed(
+            ("insert", table.name, names),
+            lambda: sa.insert(table).values({name: sa.bindparam(name) for name in names}),
+        )
+
+    def _where(self, table: sa.Table, names: tuple[str, ...]) -> Compiled:
+        return self._compiler.fixed(
+            ("where", table.name, names),
+            lambda: _conditions(sa.select(table), table, names).order_by(*table.primary_key),
+        )
+
+
+def _prefixed(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {"key_" + name: value for name, value in keys.items()}
+
+
+def _conditions(statement: Any, table: sa.Table, names: tuple[str, ...]) -> Any:
+    for name in names:
+        column = table.c[name]
+        statement = statement.where(column == sa.bindparam("key_" + name, type_=column.type))
+    return statement
+
+
+def _upsert_statement(table: sa.Table, names: tuple[str, ...]) -> Any:
+    # Both dialects know the same `ON CONFLICT`; SQLite's construct compiles on each.
+    from sqlalchemy.dialects.postgresql import insert  # noqa: PLC0415 - rare
+
+    statement = insert(table).values({name: sa.bindparam(name) for name in names})
+    keys = [column.name for column in table.primary_key]
+    changed = {name: statement.excluded[name] for name in names if name not in keys}
+    if not changed:
+        return statement.on_conflict_do_nothing(index_elements=keys)
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
