@@ -1,0 +1,1 @@
+"""Compute's rows: a file per noun, tables and transaction functions together."""

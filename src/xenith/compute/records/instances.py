@@ -1,0 +1,67 @@
+"""Instances: the cell's part of servers, and the claims that they hold. Owned by a compute cell.
+
+A cell's database keeps its own instances; a parent's keeps those of its children, told apart by
+``cell_id`` and overwritten only by a higher ``generation``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from xenith.db import CELL, Json, Row, Tx
+
+instances = sa.Table(
+    "instances",
+    CELL,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("cell_id", sa.Text, nullable=False),
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("host_id", sa.Text),
+    sa.Column("host_name", sa.Text),
+    sa.Column("zone", sa.Text),
+    sa.Column("vm_state", sa.Text, nullable=False),
+    sa.Column("task_state", sa.Text),
+    sa.Column("power_state", sa.BigInteger, nullable=False),
+    sa.Column("launched_at", sa.Float),
+    sa.Column("terminated_at", sa.Float),
+    # code, message, created, details; the details are for admins.
+    sa.Column("fault", Json),
+    sa.Column("applied_intent", sa.BigInteger, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    # What the build needs, as the intent brought it; emptied when the build has ended.
+    sa.Column("request", Json),
+    # Why this host: filters, counts, the nearest miss; for each attempt.
+    sa.Column("placement", Json),
+)
+sa.Index("instances_by_host", instances.c.host_id)
+sa.Index("instances_by_task", instances.c.task_state)
+
+allocations = sa.Table(
+    "allocations",
+    CELL,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("host_id", sa.Text, nullable=False),
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("ram_mib", sa.BigInteger, nullable=False),
+    sa.Column("vcpus", sa.BigInteger, nullable=False),
+    sa.Column("disk_gib", sa.BigInteger, nullable=False),
+)
+sa.Index("allocations_by_host", allocations.c.host_id)
+
+_BUMP = (
+    sa.update(instances)
+    .where(instances.c.id == sa.bindparam("instance"))
+    .values(generation=instances.c.generation + 1)
+)
+
+
+def change_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) -> Row | None:
+    """Change an instance, raising its generation; tell the row as it then is, if there is one."""
+    if not tx.update(instances, {"id": instance_id}, updated_at=now_s, **values):
+        return None
+    tx.run(_BUMP, instance=instance_id)
+    return tx.find(instances, id=instance_id)
