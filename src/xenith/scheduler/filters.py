@@ -11,7 +11,7 @@ TraitsFilter are rules that nova applies outside its filters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,9 +54,9 @@ class Filter:
 def requested_host(table: HostTable, request: PlacementRequest, mask: Mask) -> Mask:
     """Keep the host that the admin named, or the only ones to look at."""
     if request.target_host is not None:
-        mask = mask & _rows(table, [request.target_host])
+        mask = np.logical_and(mask, _rows(table, [request.target_host]))
     if request.only_hosts is not None:
-        mask = mask & _rows(table, request.only_hosts)
+        mask = np.logical_and(mask, _rows(table, request.only_hosts))
     return mask
 
 
@@ -80,7 +80,7 @@ def availability_zone(table: HostTable, request: PlacementRequest, mask: Mask) -
     if request.availability_zone is None:
         return mask
     code = table.zone_codes.get(request.availability_zone, -1)
-    return mask & (table.zone_code == code)
+    return np.logical_and(mask, table.zone_code == code)
 
 
 def ram(table: HostTable, request: PlacementRequest, mask: Mask) -> Mask:
@@ -130,19 +130,13 @@ def aggregate_extra_specs(table: HostTable, request: PlacementRequest, mask: Mas
 
 def traits(table: HostTable, request: PlacementRequest, mask: Mask) -> Mask:
     """Keep hosts with the traits that flavor and image require, without the forbidden ones."""
-    wanted = [
-        frozenset(item for item in source.items() if item[0].startswith("trait:"))
-        for source in (request.extra_specs, request.image_properties)
-        if source
-    ]
-    if not any(wanted):
+    specs = _trait_items(request.extra_specs)
+    properties = _trait_items(request.image_properties)
+    if not specs and not properties:
         return mask
-    specs, properties = request.extra_specs, request.image_properties
+    key = ("traits", frozenset(specs.items()), frozenset(properties.items()))
     return _of_kind(
-        table,
-        mask,
-        ("traits", frozenset(specs.items()), frozenset(properties.items())),
-        lambda host: not extra_specs.unmet_traits(host, specs, properties),
+        table, mask, key, lambda host: not extra_specs.unmet_traits(host, specs, properties)
     )
 
 
@@ -207,6 +201,10 @@ def make_filters(
     return tuple(replace(row, apply=limited.get(row.name, row.apply)) for row in FILTERS)
 
 
+def _trait_items(source: Mapping[str, str]) -> dict[str, str]:
+    return {key: word for key, word in source.items() if key.startswith("trait:")}
+
+
 def _rows(table: HostTable, host_ids: Iterable[HostId]) -> Mask:
     rows = np.zeros(table.row_count, np.bool_)
     rows[[row for host_id in host_ids if (row := table.find_index(host_id)) is not None]] = True
@@ -233,7 +231,10 @@ def _of_kind(
     table: HostTable, mask: Mask, key: tuple[object, ...], test: Callable[[HostProfile], bool]
 ) -> Mask:
     allowed = table.profiles.allowed(key, test)
-    return mask if allowed.all() else mask & allowed.take(table.profile_code)
+    if allowed.all():
+        return mask
+    passed: Mask = mask & allowed.take(table.profile_code)
+    return passed
 
 
 def _profile(table: HostTable, row: int) -> HostProfile:

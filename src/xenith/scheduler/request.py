@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import msgspec
 
 from xenith.core.errors import Invalid
 from xenith.core.ids import HostId, InstanceId, ProjectId
-
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 AFFINITY = "affinity"
 ANTI_AFFINITY = "anti-affinity"
@@ -36,9 +33,9 @@ class PlacementRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: None: any zone.
     availability_zone: str | None = None
     #: The flavor's extra specs.
-    extra_specs: Mapping[str, str] = _NOTHING
+    extra_specs: Mapping[str, str] = {}
     #: The image's properties; a tenant wrote them.
-    image_properties: Mapping[str, str] = _NOTHING
+    image_properties: Mapping[str, str] = {}
     #: Stand beside one of these instances.
     same_host: tuple[InstanceId, ...] = ()
     #: Stand beside none of these instances.
