@@ -7,9 +7,10 @@ place that knows how; nothing of it shows outside ``db/``.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -109,6 +110,11 @@ class Compiler:
         self._kept: OrderedDict[Any, Compiled] = OrderedDict()
         self._by_key: dict[Any, Compiled] = {}
 
+    @property
+    def kept_count(self) -> int:
+        """How many compiled statements are kept; at most twice ``COMPILED_MAX``."""
+        return len(self._kept) + len(self._by_key)
+
     @classmethod
     def sqlite(cls) -> Compiler:
         """For the standard library's sqlite3."""
@@ -117,27 +123,28 @@ class Compiler:
     @classmethod
     def postgresql(cls) -> Compiler:
         """For psycopg 3."""
-        return cls(postgresql.dialect(paramstyle="pyformat"))
+        return cls(cast("Any", postgresql.dialect)(paramstyle="pyformat"))
 
     def compile(
         self, statement: sa.sql.ClauseElement, values: Mapping[str, Any]
     ) -> tuple[Compiled, dict[str, Any]]:
         """Give the compiled form of a statement and its parameters."""
         # The structure without the values.
-        cache_key: Any = statement._generate_cache_key()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        cache_key: Any = cast("Any", statement)._generate_cache_key()  # noqa: SLF001 - as above
         if cache_key is None:
             compiled = self._fresh(statement)
             return compiled, compiled.parameters(values)
         kept = self._kept.get(cache_key.key)
         if kept is not None:
-            self._kept.move_to_end(cache_key.key)
+            with contextlib.suppress(KeyError):  # another thread may just have evicted it
+                self._kept.move_to_end(cache_key.key)
             return kept, kept.parameters(values, cache_key.bindparams)
         if _has_lists(cache_key.bindparams):
             # The text of `IN (...)` depends on how many values there are.
             compiled = self._fresh(statement)
             return compiled, compiled.parameters(values)
         compiled = Compiled(
-            statement.compile(dialect=self._dialect, cache_key=cache_key)  # type: ignore[arg-type]
+            cast("Any", statement).compile(dialect=self._dialect, cache_key=cache_key)
         )
         self._kept[cache_key.key] = compiled
         if len(self._kept) > COMPILED_MAX:
@@ -148,12 +155,14 @@ class Compiler:
         """Compile what ``make`` gives once for ``key``; parameters are bound by name."""
         compiled = self._by_key.get(key)
         if compiled is None:
+            if len(self._by_key) >= COMPILED_MAX:
+                self._by_key.clear()
             compiled = self._by_key[key] = self._fresh(make())
         return compiled
 
     def _fresh(self, statement: sa.sql.ClauseElement) -> Compiled:
         return Compiled(
-            statement.compile(  # type: ignore[arg-type]
+            cast("Any", statement).compile(
                 dialect=self._dialect, compile_kwargs={"render_postcompile": True}
             )
         )

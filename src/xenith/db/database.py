@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from xenith.core.errors import Conflict, Unavailable
+from xenith.core.clock import Clock, SystemClock
+from xenith.core.errors import Conflict, Invalid, Unavailable, XenithError
 from xenith.core.ids import Ids
 from xenith.core.log import logger
+from xenith.core.world import World
 from xenith.db.compiler import Compiler
-from xenith.db.transaction import Tx
+from xenith.db.transaction import ReadTx, Surroundings, Tx
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +35,20 @@ POSTGRES_CONNECTIONS = 8
 POSTGRES_RUNS_MAX = 50
 #: Milliseconds that SQLite waits for another process's write.
 SQLITE_BUSY_MS = 5000
+#: Result codes that pass, or that an operator mends: nothing is wrong with the statement.
+SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
 
 
 class Database(Protocol):
@@ -57,18 +73,27 @@ class Database(Protocol):
         """Give the connections back."""
 
     def run_script(self, function: Callable[[Any], T]) -> T:
-        """Run ``function`` on a bare driver connection and commit; for migrations."""
+        """Run ``function`` on a bare driver connection in one transaction; for migrations."""
+
+    def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``listener(payload)`` on the loop after commits that notify ``topic``.
+
+        Only this process's commits are heard. Gives the function that ends it.
+        """
 
 
-def open_database(url: str, *, ids: Ids | None = None) -> Database:
+def open_database(url: str, *, ids: Ids | None = None, clock: Clock | None = None) -> Database:
     """Open ``sqlite:///PATH``, ``sqlite://`` (in memory) or ``postgresql://…``.
+
+    ``ids`` and ``clock`` are what transactions see as ``tx.world``.
 
     Raises:
         Unavailable: the server does not answer, or the file cannot be opened.
     """
+    world = World(clock=clock or SystemClock(), ids=ids or Ids())
     if url.startswith("sqlite://"):
-        return SqliteDatabase(url.removeprefix("sqlite://").removeprefix("/"))
-    return PostgresDatabase(url, ids=ids or Ids())
+        return SqliteDatabase(url.removeprefix("sqlite://").removeprefix("/"), world=world)
+    return PostgresDatabase(url, world=world)
 
 
 class SqliteDatabase:
@@ -76,10 +101,12 @@ class SqliteDatabase:
 
     dialect = "sqlite"
 
-    def __init__(self, path: str) -> None:
-        if path:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: str, *, world: World) -> None:
         try:
+            if path:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                # Made before SQLite opens it, so that its log files inherit the mode.
+                Path(path).touch(mode=0o600)
             self._connection = sqlite3.connect(
                 path or ":memory:", isolation_level=None, cached_statements=1000
             )
@@ -92,35 +119,30 @@ class SqliteDatabase:
                 "temp_store=MEMORY",
                 "cache_size=-32768",
                 "wal_autocheckpoint=4000",
+                "foreign_keys=ON",  # as PostgreSQL has them
             ):
                 self._connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise Unavailable(f"the database {path} cannot be opened: {error}") from error
-        if path:
-            Path(path).chmod(0o600)
         self._cursor = self._connection.cursor()
         self._compiler = Compiler.sqlite()
+        self._surroundings = Surroundings(world)
 
     async def run(
         self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a transaction inline."""
         cursor = self._cursor
-        tx = Tx(cursor, self._compiler)
+        tx = Tx(cursor, self._compiler, self._surroundings)
         try:
             cursor.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"the database is busy or full: {error}") from error
-        try:
             result = function(tx, *args, **kwargs)
             cursor.execute("COMMIT")
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 cursor.execute("ROLLBACK")
-            if isinstance(error, sqlite3.IntegrityError):
-                raise Conflict(f"a row like this exists: {error}", kind="unique") from error
-            if isinstance(error, sqlite3.OperationalError):
-                raise Unavailable(f"the database cannot write: {error}") from error
+            if (ours := _sqlite_error(error)) is not None:
+                raise ours from error
             raise
         for hint in tx.hints:
             hint()
@@ -130,15 +152,52 @@ class SqliteDatabase:
         self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Read inline; nothing else runs meanwhile, so each statement sees the same rows."""
-        return function(Tx(self._cursor, self._compiler), *args, **kwargs)
+        try:
+            return function(
+                ReadTx(self._cursor, self._compiler, self._surroundings), *args, **kwargs
+            )
+        except (sqlite3.Error, OverflowError) as error:
+            if (ours := _sqlite_error(error)) is not None:
+                raise ours from error
+            raise
 
     async def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
     def run_script(self, function: Callable[[Any], T]) -> T:
-        """Run on the bare connection."""
-        return function(self._connection)
+        """Run on the bare connection in one transaction."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = function(connection)
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+        return result
+
+    def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``listener(payload)`` after commits that notify ``topic``."""
+        return self._surroundings.listen(topic, listener)
+
+
+def _sqlite_error(error: BaseException) -> XenithError | None:
+    """Give our error for what the caller can act on, None for what is a mistake of ours."""
+    if isinstance(error, OverflowError):
+        return Invalid("a number is too large to be kept")
+    if not isinstance(error, sqlite3.Error):
+        return None
+    # Errors of the module itself, such as use after close, have no code.
+    code, name = getattr(error, "sqlite_errorcode", 0), getattr(error, "sqlite_errorname", "")
+    match code & 0xFF, name:
+        case _, "SQLITE_CONSTRAINT_UNIQUE" | "SQLITE_CONSTRAINT_PRIMARYKEY":
+            return Conflict("a row like this exists", kind="unique", detail=str(error))
+        case _, "SQLITE_CONSTRAINT_FOREIGNKEY":
+            return Conflict("a row that this one needs or frees is in use", kind="reference")
+        case code, _ if code in SQLITE_AWAY:
+            return Unavailable(f"the database cannot be used: {error}")
+    return None
 
 
 class PostgresDatabase:
@@ -146,13 +205,13 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, url: str, *, ids: Ids, connections: int = POSTGRES_CONNECTIONS) -> None:
+    def __init__(self, url: str, *, world: World, connections: int = POSTGRES_CONNECTIONS) -> None:
         import psycopg  # noqa: PLC0415 - a cloud on SQLite does not pay for it
 
         self._psycopg = psycopg
         self._url = url
-        self._ids = ids
         self._compiler = Compiler.postgresql()
+        self._surroundings = Surroundings(world)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="postgres")
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._idle.put(self._connect())
@@ -192,6 +251,10 @@ class PostgresDatabase:
             connection.autocommit = False
             return function(connection)
 
+    def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``listener(payload)`` after commits that notify ``topic``."""
+        return self._surroundings.listen(topic, listener)
+
     def _connect(self) -> Any:
         try:
             return self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
@@ -206,13 +269,15 @@ class PostgresDatabase:
         begin = "BEGIN ISOLATION LEVEL " + (
             "REPEATABLE READ READ ONLY" if is_read else "SERIALIZABLE"
         )
+        kind = ReadTx if is_read else Tx
         for _ in range(POSTGRES_RUNS_MAX):
-            connection = self._take()
-            is_good = False
+            connection, is_new = self._take()
+            is_good = is_begun = False
             try:
                 cursor = connection.cursor()
-                tx = Tx(cursor, self._compiler)
+                tx = kind(cursor, self._compiler, self._surroundings)
                 cursor.execute(begin)
+                is_begun = True
                 try:
                     result = work(tx)
                     cursor.execute("COMMIT")
@@ -224,10 +289,12 @@ class PostgresDatabase:
                 is_good = True
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 continue
-            except psycopg.errors.UniqueViolation as error:
-                raise Conflict("a row like this exists", kind="unique") from error
-            except psycopg.OperationalError as error:
-                raise Unavailable(f"PostgreSQL went away: {type(error).__name__}") from error
+            except psycopg.Error as error:
+                if isinstance(error, psycopg.OperationalError) and not (is_begun or is_new):
+                    continue  # the server was started anew since this connection was last used
+                if (ours := _postgres_error(error)) is not None:
+                    raise ours from error
+                raise
             else:
                 return result, tx.hints
             finally:
@@ -237,7 +304,23 @@ class PostgresDatabase:
                     connection.close()
         raise Unavailable("PostgreSQL: a transaction kept losing races")
 
-    def _take(self) -> Any:
+    def _take(self) -> tuple[Any, bool]:
         with contextlib.suppress(queue.Empty):
-            return self._idle.get_nowait()
-        return self._connect()
+            return self._idle.get_nowait(), False
+        return self._connect(), True
+
+
+def _postgres_error(error: Any) -> XenithError | None:
+    """Give our error for what the caller can act on, None for what is a mistake of ours."""
+    import psycopg  # noqa: PLC0415 - as above
+
+    match error:
+        case psycopg.errors.UniqueViolation():
+            return Conflict("a row like this exists", kind="unique", detail=str(error))
+        case psycopg.errors.ForeignKeyViolation():
+            return Conflict("a row that this one needs or frees is in use", kind="reference")
+        case psycopg.DataError():
+            return Invalid("a value cannot be kept: too large, or not text")
+        case psycopg.OperationalError():
+            return Unavailable(f"PostgreSQL went away: {type(error).__name__}")
+    return None

@@ -7,8 +7,9 @@ from their definitions, which takes milliseconds; a test holds both ways to be e
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -37,18 +38,14 @@ def prepare(database: Database) -> None:
         Conflict: the database is newer than this program.
     """
     for tree in TREES:
-        found = database.run_script(lambda connection, tree=tree: _version(connection, tree))
+        found = database.run_script(partial(_find_or_create, tree=tree, dialect=database.dialect))
         newest = head(tree)
-        if found is None:
-            database.run_script(
-                lambda connection, tree=tree: _create(connection, tree, database.dialect)
-            )
-        elif found > newest:
+        if found > newest:
             raise Conflict(
                 f"the database's {tree} tables are of revision {found}, this program knows up to "
                 f"{newest}: start the newer program"
             )
-        elif found < newest:
+        if found < newest:
             _log.info("tables are upgraded", tree=tree, old=found, new=newest)
             upgrade(database, tree)
 
@@ -100,24 +97,35 @@ def _version_table(tree: str) -> str:
     return f"alembic_version_{tree}"
 
 
-def _version(connection: Any, tree: str) -> str | None:
+def _find_or_create(connection: Any, *, tree: str, dialect: str) -> str:
+    """Tell the revision of a tree's tables; make them when there are none."""
     cursor = connection.cursor()
+    if dialect == "postgresql":
+        # Two processes that start at once: the second waits here and finds the first's tables.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('xenith migrate'))")
+    found = _version(cursor, tree, dialect)
+    if found is not None:
+        return found
+    _create(cursor, tree, dialect)
+    return head(tree)
+
+
+def _version(cursor: Any, tree: str, dialect: str) -> str | None:
     table = _version_table(tree)
-    try:
-        cursor.execute(f"SELECT version_num FROM {table}")  # noqa: S608 - our own table's name
-    except Exception as error:  # noqa: BLE001 - each driver has its own word for "no such table"
-        if "no such table" in str(error) or "does not exist" in str(error):
-            return None
-        raise
-    row = cursor.fetchone()
+    is_there = (
+        f"SELECT name FROM sqlite_master WHERE type = 'table' AND name = '{table}'"  # noqa: S608
+        if dialect == "sqlite"
+        else f"SELECT to_regclass('{table}')"
+    )
+    row = cursor.execute(is_there).fetchone()
+    if row is None or row[0] is None:
+        return None
+    row = cursor.execute(f"SELECT version_num FROM {table}").fetchone()  # noqa: S608 - our name
     return str(row[0]) if row else None
 
 
-def _create(connection: Any, tree: str, dialect: str) -> None:
-    rules: Any = sqlite.dialect() if dialect == "sqlite" else postgresql.dialect()
-    cursor = connection.cursor()
-    if dialect == "sqlite":
-        cursor.execute("BEGIN IMMEDIATE")
+def _create(cursor: Any, tree: str, dialect: str) -> None:
+    rules = cast("Any", sqlite.dialect if dialect == "sqlite" else postgresql.dialect)()
     for table in TREES[tree].sorted_tables:
         cursor.execute(str(sa.schema.CreateTable(table).compile(dialect=rules)))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -125,5 +133,3 @@ def _create(connection: Any, tree: str, dialect: str) -> None:
     table_name = _version_table(tree)
     cursor.execute(f"CREATE TABLE {table_name} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     cursor.execute(f"INSERT INTO {table_name} VALUES ('{head(tree)}')")  # noqa: S608
-    if dialect == "sqlite":
-        cursor.execute("COMMIT")

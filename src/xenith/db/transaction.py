@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from xenith.core.errors import NotFound
+from xenith.core.errors import Bug, NotFound
+from xenith.core.world import World
 from xenith.db.compiler import Compiled, Compiler
 
 #: A row: a named tuple with the statement's columns as fields.
@@ -34,19 +36,46 @@ class Cursor(Protocol):
         """Give the rows that are left."""
 
 
+class Surroundings:
+    """What all transactions of one database share: its world and who listens to its commits."""
+
+    __slots__ = ("listeners", "world")
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.listeners: dict[str, list[Callable[[str], None]]] = {}
+
+    def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``listener`` for each ``tx.notify(topic, ...)``; gives what ends that."""
+        listeners = self.listeners.setdefault(topic, [])
+        listeners.append(listener)
+        return lambda: listeners.remove(listener)
+
+
 class Tx:
     """One transaction on one connection. Valid only while its function runs."""
 
-    __slots__ = ("_compiler", "_cursor", "hints")
+    __slots__ = ("_compiler", "_cursor", "_surroundings", "hints")
 
-    def __init__(self, cursor: Cursor, compiler: Compiler) -> None:
+    def __init__(self, cursor: Cursor, compiler: Compiler, surroundings: Surroundings) -> None:
         self._cursor = cursor
         self._compiler = compiler
+        self._surroundings = surroundings
         self.hints: list[Callable[[], None]] = []
+
+    @property
+    def world(self) -> World:
+        """The clock and ids of this database, for rows that carry a time or an id of their own."""
+        return self._surroundings.world
 
     def on_commit(self, hint: Callable[[], None]) -> None:
         """Call ``hint`` on the loop after the commit; only a hint, the rows are the truth."""
         self.hints.append(hint)
+
+    def notify(self, topic: str, payload: str) -> None:
+        """Tell who listens to ``topic`` in this process, after the commit; only a hint."""
+        for listener in self._surroundings.listeners.get(topic, ()):
+            self.hints.append(partial(listener, payload))
 
     # -- statements of any form
 
@@ -154,6 +183,18 @@ class Tx:
             ("where", table.name, names),
             lambda: _conditions(sa.select(table), table, names).order_by(*table.primary_key),
         )
+
+
+class ReadTx(Tx):
+    """A transaction that may only read, the same on each database."""
+
+    __slots__ = ()
+
+    def run(self, statement: sa.sql.ClauseElement, **values: Any) -> int:  # noqa: ARG002
+        """Refuse."""
+        raise Bug("a transaction of read() writes: it belongs in run()")
+
+    insert = insert_many = upsert = update = delete = run  # type: ignore[assignment]
 
 
 def _prefixed(keys: Mapping[str, Any]) -> dict[str, Any]:
