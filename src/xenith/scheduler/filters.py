@@ -80,7 +80,8 @@ def availability_zone(table: HostTable, request: PlacementRequest, mask: Mask) -
     if request.availability_zone is None:
         return mask
     code = table.zone_codes.get(request.availability_zone, -1)
-    return np.logical_and(mask, table.zone_code == code)
+    passed: Mask = mask & (table.zone_code == code)
+    return passed
 
 
 def ram(table: HostTable, request: PlacementRequest, mask: Mask) -> Mask:

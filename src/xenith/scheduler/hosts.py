@@ -22,6 +22,7 @@ from xenith.scheduler.tally import Tally
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 #: Source: nova ``initial_cpu_allocation_ratio``; RAM and disk of a Xen host are not overcommitted.
 CPU_ALLOCATION_RATIO = 4.0
@@ -133,6 +134,7 @@ class HostTable:
             **{name: np.zeros(16, np.bool_) for name in self._FLAGS},
             **{name: np.zeros(16, np.int64) for name in self._INTS},
         }
+        self._scratch: tuple[Floats, Floats, Ints] = (np.zeros(0), np.zeros(0), np.zeros(0, int))
         self._cut_columns()
 
     def __len__(self) -> int:
@@ -221,6 +223,14 @@ class HostTable:
         row = self.index(host_id)
         self.is_enabled[row] = is_enabled
         self._touch_state(row)
+
+    def scratch(self, count: int) -> tuple[Floats, Floats, Ints]:
+        """Lend memory for ``count`` rows to whoever weighs them; the next call lends it again."""
+        if len(self._scratch[0]) < count:
+            room = len(self._columns["is_present"])
+            self._scratch = (np.zeros(room), np.zeros(room), np.zeros(room, np.int64))
+        weights, part, values = self._scratch
+        return weights[:count], part[:count], values[:count]
 
     def claim(self, host_index: int, request: PlacementRequest) -> int:
         """Take what the request needs from the host and count a build; give its generation.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,7 @@ class Weigher:
     column: Callable[[HostTable, PlacementRequest], Column | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Term:
+class Term(NamedTuple):
     """One weigher's part in a sum: ``(column - low) * scale`` for each host."""
 
     weigher: Weigher
@@ -57,21 +57,30 @@ def weigh(
 ) -> tuple[NDArray[np.float64], list[Term]]:
     """Weigh the hosts of ``rows`` (None: all rows); give the weights, and what they are made of.
 
+    The weights are the sums of the terms but for one addend that is the same for every host.
     Elementwise steps only, in a fixed order, so that hosts that are alike weigh exactly the same
-    on every machine; a matrix product would be faster and would not promise that.
+    on every machine; a matrix product would be faster and would not promise that. The weights
+    stand in the table's scratch memory, until the next call.
     """
-    weights = np.zeros(table.row_count if rows is None else len(rows))
+    # Fresh arrays of 50,000 numbers come from mmap, and their page faults cost more than the sums.
+    count = table.row_count if rows is None else len(rows)
+    weights, part, values = table.scratch(count)
+    weights.fill(0.0)
     terms: list[Term] = []
     for weigher in weighers:
         column = weigher.column(table, request) if weigher.multiplier else None
         if column is None:
             continue
-        values = column if rows is None else column.take(rows)
-        low, high = int(np.minimum.reduce(values)), int(np.maximum.reduce(values))
+        if rows is not None:  # "clip" because numpy buffers the output of a checked take
+            column.take(rows, out=values, mode="clip")
+        passed = column if rows is None else values
+        low, high = int(np.minimum.reduce(passed)), int(np.maximum.reduce(passed))
         if low == high:
             continue
         scale = weigher.multiplier / (high - low)
-        weights += (values - low) * scale
+        # Less ``low`` everywhere would move all alike: it is left to ``Term.at``.
+        np.multiply(passed, scale, out=part)
+        np.add(weights, part, out=weights)
         terms.append(Term(weigher=weigher, column=column, low=low, scale=scale))
     return weights, terms
 
