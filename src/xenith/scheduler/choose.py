@@ -30,6 +30,8 @@ from xenith.scheduler.weighers import WEIGHERS, Term, Weigher, weigh
 
 #: Hosts that follow the chosen one, for builds that fail. Source: nova ``max_attempts`` 3, and one.
 ALTERNATES = 3
+#: Best hosts among which chance may choose; each distinct weight costs a pass over all weights.
+HOST_SUBSET_SIZE_MAX = 64
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +78,7 @@ def choose(
         return _no_valid_host(table, request, filters, counts)
     rows = None if count == table.row_count else np.flatnonzero(mask)
     weights, terms = weigh(table, request, rows=rows, weighers=weighers)
-    subset = max(1, min(host_subset_size, count))
+    subset = max(1, min(host_subset_size, count, HOST_SUBSET_SIZE_MAX))
     best = _best(weights, max(1 + alternates, subset), ids)
     if subset > 1:
         best.insert(0, best.pop(ids.below(subset)))
