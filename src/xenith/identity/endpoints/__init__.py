@@ -1,0 +1,23 @@
+"""Identity's endpoint table, a file per noun."""
+
+from xenith.http import Service
+from xenith.identity.endpoints import tokens, versions
+from xenith.identity.operations import Identity
+from xenith.identity.policies import POLICIES
+
+ENDPOINTS = (*versions.ENDPOINTS, *tokens.ENDPOINTS)
+
+
+def service(context: Identity) -> Service[Identity]:
+    """Give identity as a site mounts it."""
+    return Service(
+        type="identity",
+        name="keystone",
+        prefix="/identity",
+        style="identity",
+        endpoints=ENDPOINTS,
+        policies=POLICIES,
+        context=context,
+        has_head=True,
+        catalog_path="/v3",
+    )
