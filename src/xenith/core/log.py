@@ -1,6 +1,6 @@
 """Structured logs: one event a line, with the request id of the work that caused it.
 
-Secrets never reach a line: values under the names in ``SECRET_NAMES`` are blotted out.
+Secrets never reach a line: values under the names of secrets are blotted out, at any depth.
 """
 
 from __future__ import annotations
@@ -15,16 +15,48 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 SECRET_NAMES = frozenset(
-    {"password", "secret", "token", "adminPass", "admin_pass", "key", "private_key", "session"}
+    {
+        "adminpass",
+        "authorization",
+        "cookie",
+        "key",
+        "password",
+        "personality",
+        "private_key",
+        "secret",
+        "session",
+        "set_cookie",
+        "token",
+        "user_data",
+    }
 )
+#: What the names of settings, headers and columns that hold a secret end in.
+SECRET_ENDINGS = ("_pass", "_password", "_secret", "_token")
+
+
+def is_secret(name: object) -> bool:
+    """Tell whether values under this name are secrets, however the name is written.
+
+    >>> is_secret("X-Auth-Token"), is_secret("adminPass"), is_secret("key_name")
+    (True, True, False)
+    """
+    plain = str(name).lower().replace("-", "_")
+    return plain in SECRET_NAMES or plain.endswith(SECRET_ENDINGS)
+
+
+def _blot(value: Any) -> Any:
+    """Copy a value with the secrets in it blotted out, at any depth."""
+    if isinstance(value, dict):
+        return {name: "***" if is_secret(name) else _blot(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_blot(item) for item in value]
+    return value
 
 
 def _blot_secrets(
     _logger: object, _name: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    for name in SECRET_NAMES & event.keys():
-        event[name] = "***"
-    return event
+    return {name: "***" if is_secret(name) else _blot(item) for name, item in event.items()}
 
 
 def configure(*, level: str = "info", as_json: bool = False) -> None:

@@ -71,7 +71,7 @@ def load(
     if path is not None:
         try:
             values.update(tomllib.loads(path.read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise Invalid(f"{path} cannot be read: {error}") from error
     environ = os.environ if environ is None else environ
     for name in Settings.__struct_fields__:
