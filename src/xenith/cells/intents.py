@@ -145,8 +145,7 @@ class IntentLink:
             for row in rows
         ]
         await self._receiver.run(self._apply, intents)
-        last = rows[-1].sequence
-        await self._sender.run(self._acknowledge, intents, last)
+        await self._sender.run(_acknowledge, [row.sequence for row in rows])
         return len(rows)
 
     def _apply(self, tx: Tx, intents: list[Intent]) -> None:
@@ -157,27 +156,23 @@ class IntentLink:
             tx.insert(inbox, {"id": intent.id, "applied_at": now})
             self.handlers[intent.kind](tx, intent)
 
-    def _acknowledge(self, tx: Tx, intents: list[Intent], last_sequence: int) -> None:
-        ids = [intent.id for intent in intents]
-        tx.run(
-            sa.delete(outbox).where(
-                outbox.c.cell_id == self._cell_id,
-                outbox.c.sequence <= last_sequence,
-                outbox.c.id.in_(ids),
-            )
-        )
-
     async def _carry(self) -> None:
         while True:
             self._wake.clear()
             while await self.carry_now():
-                await asyncio.sleep(0)
+                # Requests that arrived meanwhile have their turn before the next batch.
+                await self._world.clock.sleep(0)
             await self._wake.wait()
 
     async def _look(self) -> None:
         while True:
             await self._world.clock.sleep(LOOK_PERIOD_S)
             self._wake.set()
+
+
+def _acknowledge(tx: Tx, sequences: list[int]) -> None:
+    for sequence in sequences:
+        tx.delete(outbox, sequence=sequence)
 
 
 def prune_inbox(tx: Tx, *, before_s: float) -> int:

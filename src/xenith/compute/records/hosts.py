@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from xenith.db import CELL, Flag, Json
+from xenith.db import CELL, Flag, Json, Tx
 
 hosts = sa.Table(
     "hosts",
@@ -29,3 +29,8 @@ hosts = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
 )
+
+
+def next_number(tx: Tx) -> int:
+    """Give the number of the next host."""
+    return int(tx.scalar(sa.select(sa.func.max(hosts.c.number))) or 0) + 1

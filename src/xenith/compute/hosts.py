@@ -1,0 +1,287 @@
+"""A cell's hosts: a driver for each, and the scheduler's table kept in step with them.
+
+Rows say which hosts there are; drivers say whether they are up and what they have; the table is
+what both come to, and what claims are made against.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from xenith.compute.operations.context import Seal
+from xenith.compute.records import hosts as rows
+from xenith.compute.records.instances import allocations
+from xenith.core.errors import Conflict, NotFound, Unavailable
+from xenith.core.ids import HostId, InstanceId, ProjectId
+from xenith.core.log import logger
+from xenith.core.world import World
+from xenith.db import Database, Row, Tx
+from xenith.driver import HostAddress, HostDriver
+from xenith.scheduler.choose import NoValidHost, Placement, choose
+from xenith.scheduler.hosts import Host, HostTable
+from xenith.scheduler.profile import HostProfile
+from xenith.scheduler.request import PlacementRequest
+
+_log = logger("compute.hosts")
+
+#: Seconds given to all hosts together to answer before the first choice is made.
+FIRST_ANSWER_S = 5.0
+
+
+class CellHosts:
+    """The hosts of one compute cell."""
+
+    def __init__(
+        self,
+        db: Database,
+        world: World,
+        seal: Seal,
+        *,
+        open_image: Callable[[str], AsyncIterator[bytes]],
+        on_power: Callable[[str, str, str], None],
+        on_up: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._world = world
+        self._seal = seal
+        self._open_image = open_image
+        self._on_power = on_power
+        self._on_up = on_up
+        self.table = HostTable()
+        self.drivers: dict[HostId, HostDriver] = {}
+        self.rows: dict[HostId, Row] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def start(self) -> None:
+        """Load hosts and claims, connect, and wait a little for first answers."""
+        await asyncio.gather(
+            *(self._open(row) for row in await self._db.read(lambda tx: tx.list(rows.hosts)))
+        )
+        for row in await self._db.read(lambda tx: tx.list(allocations)):
+            self.adopt(row)
+        try:
+            async with asyncio.timeout(FIRST_ANSWER_S):
+                await asyncio.gather(*(driver.answered() for driver in self.drivers.values()))
+        except TimeoutError:
+            silent = [driver.address.name for driver in self.drivers.values() if not driver.is_up]
+            _log.warning("hosts are silent at start", hosts=silent[:10], host_count=len(silent))
+
+    async def stop(self) -> None:
+        """Let go of every host."""
+        await asyncio.gather(*(driver.stop() for driver in self.drivers.values()))
+
+    # -- hosts
+
+    async def add(self, *, name: str, url: str, user: str, password: str, zone: str) -> HostId:
+        """Take a host into the cell; one with the same address is updated.
+
+        Raises:
+            Conflict: another host has the name.
+        """
+        host_id = await self._db.run(
+            self._write, name, url, user, self._seal.close(password.encode()), zone
+        )
+        driver = self.drivers.pop(host_id, None)
+        if driver is not None:
+            await driver.stop()
+        row = await self._db.read(lambda tx: tx.get(rows.hosts, id=host_id))
+        await self._open(row)
+        return host_id
+
+    def _write(self, tx: Tx, name: str, url: str, user: str, sealed: bytes, zone: str) -> HostId:
+        now = self._world.clock.now()
+        known = tx.find(rows.hosts, url=url)
+        if known is not None:
+            tx.update(
+                rows.hosts, {"id": known.id}, user=user, sealed_password=sealed, updated_at=now
+            )
+            return HostId(known.id)
+        if tx.find(rows.hosts, name=name) is not None:
+            raise Conflict(f"a host named {name} exists at another address", name=name)
+        host_id = HostId(self._world.ids.uuid())
+        tx.insert(
+            rows.hosts,
+            {
+                "id": host_id,
+                "number": rows.next_number(tx),
+                "service_id": self._world.ids.uuid(),
+                "name": name,
+                "url": url,
+                "user": user,
+                "sealed_password": sealed,
+                "zone": zone,
+                "is_enabled": True,
+                "disabled_reason": None,
+                "is_forced_down": False,
+                "facts": None,
+                "created_at": now,
+                "updated_at": now,
+            },
+        )
+        return host_id
+
+    async def refresh(self, host_id: HostId) -> None:
+        """Take over what an operator changed in a host's row."""
+        row = await self._db.read(lambda tx: tx.get(rows.hosts, id=host_id))
+        self.rows[host_id] = row
+        self.table.update(self._described(row))
+
+    def driver(self, host_id: str) -> HostDriver:
+        """Get the driver of a host.
+
+        Raises:
+            NotFound: the cell has no such host.
+        """
+        driver = self.drivers.get(HostId(host_id))
+        if driver is None:
+            raise NotFound(f"host {host_id} is not in this cell")
+        return driver
+
+    async def _open(self, row: Row) -> None:
+        host_id = HostId(row.id)
+        self.rows[host_id] = row
+        address = HostAddress(
+            id=row.id,
+            name=row.name,
+            url=row.url,
+            user=row.user,
+            password=self._seal.open(row.sealed_password).decode(),
+        )
+        driver = HostDriver(
+            self._world,
+            address,
+            on_power=self._on_power,
+            on_state=self._on_state,
+            open_image=self._open_image,
+        )
+        self.drivers[host_id] = driver
+        described = self._described(row)
+        if host_id in self.table:
+            self.table.update(described)
+        else:
+            self.table.add(described)
+        await driver.start()
+
+    def _described(self, row: Row) -> Host:
+        facts: dict[str, Any] = row.facts or {}
+        driver = self.drivers.get(HostId(row.id))
+        return Host(
+            id=HostId(row.id),
+            name=row.name,
+            ram_mib=facts.get("memory_mib", 0),
+            vcpus=facts.get("cpus", 0),
+            disk_gib=facts.get("disk_gib", 0),
+            is_enabled=row.is_enabled,
+            is_up=driver is not None and driver.is_up and not row.is_forced_down,
+            availability_zone=row.zone,
+            profile=HostProfile(),
+        )
+
+    def _on_state(self, host_id: str, is_up: bool) -> None:
+        """Hear from a driver that its host came or went."""
+        known = HostId(host_id)
+        driver = self.drivers.get(known)
+        row = self.rows.get(known)
+        if driver is None or row is None:
+            return
+        if is_up and driver.facts is not None:
+            facts = msgspec.to_builtins(driver.facts)
+            if facts != row.facts:
+                row = row._replace(facts=facts)
+                self.rows[known] = row
+        self.table.update(self._described(row))
+        if is_up:
+            self._on_up(host_id)
+        self.wake_waiting()
+
+    async def keep_facts(self, host_id: str) -> None:
+        """Write what a host said of itself, for lists and for the next start."""
+        row = self.rows[HostId(host_id)]
+        await self._db.run(
+            lambda tx: tx.update(
+                rows.hosts, {"id": row.id}, facts=row.facts, updated_at=self._world.clock.now()
+            )
+        )
+
+    # -- claims
+
+    def adopt(self, allocation: Row) -> None:
+        """Take an allocation's row over into the table."""
+        index = self.table.find_index(HostId(allocation.host_id))
+        if index is None:
+            return
+        self.table.adopt(
+            index,
+            PlacementRequest(
+                instance_id=InstanceId(allocation.instance_id),
+                project_id=ProjectId(allocation.project_id),
+                ram_mib=allocation.ram_mib,
+                vcpus=allocation.vcpus,
+                disk_gib=allocation.disk_gib,
+            ),
+        )
+
+    async def claim(self, request: PlacementRequest) -> Placement | NoValidHost:
+        """Choose a host and claim it in the table; wait while only builds in flight are in the way.
+
+        The caller writes the allocation, or releases.
+        """
+        instance_id = request.instance_id
+        while True:
+            if self.table.find_claim(instance_id) is not None:
+                # A saga resumed in the process that had claimed for it; begin anew.
+                self.table.release(instance_id)
+            result = choose(self.table, request, ids=self._world.ids)
+            if isinstance(result, Placement):
+                self.table.claim(result.indices[0], request)
+                return result
+            if not result.is_transient:
+                return result
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            try:
+                await future
+            finally:
+                if future in self._waiting:
+                    self._waiting.remove(future)
+
+    def release(self, instance_id: str) -> None:
+        """Give an instance's claim back in the table; safe to repeat."""
+        if self.table.find_claim(InstanceId(instance_id)) is not None:
+            self.table.release(InstanceId(instance_id))
+        self._wake_one()
+
+    def finish_build(self, instance_id: str) -> None:
+        """Stop counting a build in flight, and let the next one have its place."""
+        self.table.finish_build(InstanceId(instance_id))
+        self._wake_one()
+
+    def wake_waiting(self) -> None:
+        """Let every choice that waits be made again."""
+        for _ in range(len(self._waiting)):
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def up_driver(self, host_id: str) -> HostDriver:
+        """Get the driver of a host that is up.
+
+        Raises:
+            Unavailable: the host is down; the message says why.
+        """
+        driver = self.driver(host_id)
+        if not driver.is_up:
+            raise Unavailable(
+                f"host {driver.address.name} is down: {driver.down_reason}", host_id=host_id
+            )
+        return driver

@@ -1,0 +1,32 @@
+"""All of compute's operations, as handlers find them."""
+
+from __future__ import annotations
+
+from xenith.compute.operations.actions import ConsoleSource, ServerActions
+from xenith.compute.operations.aggregates import Aggregates
+from xenith.compute.operations.context import Context
+from xenith.compute.operations.flavors import Flavors
+from xenith.compute.operations.inventory import Inventory
+from xenith.compute.operations.keypairs import Keypairs
+from xenith.compute.operations.labels import ServerLabels
+from xenith.compute.operations.quotas import Quotas
+from xenith.compute.operations.server_groups import ServerGroups
+from xenith.compute.operations.servers import Servers
+from xenith.compute.operations.usage import Usage
+
+
+class Compute:
+    """The compute service of one API cell."""
+
+    def __init__(self, context: Context, *, console: ConsoleSource) -> None:
+        self.context = context
+        self.servers = Servers(context)
+        self.actions = ServerActions(context, console)
+        self.labels = ServerLabels(context)
+        self.flavors = Flavors(context)
+        self.keypairs = Keypairs(context)
+        self.quotas = Quotas(context)
+        self.inventory = Inventory(context)
+        self.usage = Usage(context)
+        self.aggregates = Aggregates(context)
+        self.server_groups = ServerGroups(context)

@@ -1,0 +1,145 @@
+"""What makes hosts and rows agree again, whatever happened between them.
+
+Both look at the host first and at the rows after: a build writes its claim before it touches the
+host, so what a host has and the later read of the rows does not know is nobody's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from xenith.compute.records.instances import change_instance, instances
+from xenith.compute.states import NOSTATE, POWER_NUMBERS
+from xenith.core.errors import XenithError
+from xenith.core.log import logger
+from xenith.db import Row, Tx
+
+if TYPE_CHECKING:
+    from xenith.compute.cell import ComputeCell
+    from xenith.driver import HostDriver
+
+_log = logger("compute.reconcile")
+
+#: vm_states in which a host must have the VM.
+_SETTLED = frozenset(("active", "stopped", "paused", "suspended"))
+
+_ON_HOST = sa.select(
+    instances.c.id,
+    instances.c.host_id,
+    instances.c.task_state,
+    instances.c.vm_state,
+    instances.c.power_state,
+).where(instances.c.host_id == sa.bindparam("host_id"), instances.c.vm_state != "deleted")
+
+
+class LeftoverReconciler:
+    """Removes from hosts what no row knows: of builds that moved on, and of deleted servers."""
+
+    name = "compute.leftovers"
+    period_s = 300.0
+
+    def __init__(self, cell: ComputeCell) -> None:
+        self._cell = cell
+
+    async def activate(self) -> Mapping[str, int]:
+        """Clean every host that is up."""
+        counts = await asyncio.gather(*(self._clean(driver) for driver in _up(self._cell)))
+        return {"removed": sum(counts)}
+
+    async def _clean(self, driver: HostDriver) -> int:
+        try:
+            found = await driver.owned_instances()
+            rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=driver.address.id))
+            chosen = plan_leftovers(found, rows)
+            for instance_id in chosen:
+                await driver.destroy_instance(instance_id)
+        except XenithError as error:
+            _log.warning("host not cleaned", host=driver.address.name, error=str(error))
+            return 0
+        return len(chosen)
+
+
+class PowerReconciler:
+    """Writes the power states that events did not bring, and finds servers that are gone."""
+
+    name = "compute.power"
+    period_s = 600.0
+
+    def __init__(self, cell: ComputeCell) -> None:
+        self._cell = cell
+
+    async def activate(self) -> Mapping[str, int]:
+        """Compare every host that is up."""
+        counts = await asyncio.gather(*(self._compare(driver) for driver in _up(self._cell)))
+        return {"written": sum(counts)}
+
+    async def _compare(self, driver: HostDriver) -> int:
+        host_id = driver.address.id
+        try:
+            found = await driver.list_instances()
+            rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=host_id))
+            changed, missing = plan_power(found, rows)
+            for instance_id, power in changed.items():
+                await self._cell.keep_power(host_id, instance_id, power)
+            for instance_id in missing:
+                # It may have come since the list was made.
+                if await driver.power_state(instance_id) is None:
+                    await self._cell.db.run(_write_missing, instance_id, host_id)
+        except XenithError as error:
+            _log.warning("host not compared", host=driver.address.name, error=str(error))
+            return 0
+        return len(changed) + len(missing)
+
+
+def plan_leftovers(found: Iterable[str], rows: Iterable[Row]) -> list[str]:
+    """Choose what a host has and no row puts there. Pure."""
+    known = {row.id for row in rows}
+    return sorted(instance_id for instance_id in found if instance_id not in known)
+
+
+def plan_power(found: Mapping[str, str], rows: Iterable[Row]) -> tuple[dict[str, str], list[str]]:
+    """Choose which power states to write, and which servers the host does not have. Pure."""
+    changed: dict[str, str] = {}
+    missing: list[str] = []
+    for row in rows:
+        if row.task_state is not None or row.vm_state not in _SETTLED:
+            continue
+        power = found.get(row.id)
+        if power is None:
+            missing.append(row.id)
+        elif POWER_NUMBERS.get(power, NOSTATE) != row.power_state:
+            changed[row.id] = power
+    return changed, missing
+
+
+def _up(cell: ComputeCell) -> list[HostDriver]:
+    return [driver for driver in cell.hosts.drivers.values() if driver.is_up]
+
+
+def _write_missing(tx: Tx, instance_id: str, host_id: str) -> None:
+    row = tx.find(instances, id=instance_id)
+    if (
+        row is None
+        or row.host_id != host_id
+        or row.task_state is not None
+        or row.vm_state not in _SETTLED
+    ):
+        return
+    now = tx.world.clock.now()
+    change_instance(
+        tx,
+        instance_id,
+        now_s=now,
+        vm_state="error",
+        power_state=NOSTATE,
+        fault={
+            "code": 500,
+            "created": now,
+            "message": "The server is no longer on its host.",
+            "details": f"host {host_id} has no VM of this server",
+        },
+    )

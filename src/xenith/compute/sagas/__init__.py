@@ -1,0 +1,1 @@
+"""Compute's long operations: a file for each."""

@@ -1,0 +1,332 @@
+"""Build: a server that a cell has accepted becomes a running VM on one of its hosts.
+
+    claim ─ image ─ disks ─ vm ─ start
+      │       │       │      │     │
+    release   -    delete  delete  (delete of the VM stops it)
+
+Each run is one attempt on one host. One that unwinds is followed by a run on another host, in the
+transaction that ends it; when no host is left, the server is in ERROR with the reasons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from xenith import saga
+from xenith.compute.records.actions import finish_event
+from xenith.compute.records.instances import allocations, change_instance, instances
+from xenith.compute.states import NOSTATE, POWER_NUMBERS, VM_STATE_OF_POWER
+from xenith.core.errors import Exhausted, NotFound, Unavailable
+from xenith.core.ids import InstanceId, ProjectId
+from xenith.core.limits import BUILD_ATTEMPTS_MAX
+from xenith.core.log import logger
+from xenith.db import Tx
+from xenith.driver import VmNic, VmSpec, build_config_drive
+from xenith.saga import Outcome, Run, Saga, Step
+from xenith.scheduler.choose import NoValidHost
+from xenith.scheduler.request import PlacementRequest
+
+if TYPE_CHECKING:
+    from xenith.compute.cell import ComputeCell
+
+_log = logger("compute.build")
+
+#: Seconds that a build may wait for its turn on a busy fleet before it is given up.
+CLAIM_TIMEOUT_S = 3600.0
+#: Seconds for an image to reach a host. Source: nova waited 3600 s for a download.
+IMAGE_TIMEOUT_S = 3600.0
+
+EVENT = "compute__do_build_and_run_instance"
+
+
+def placement_request(instance_id: str, request: dict[str, Any], tried: list[str]) -> Any:
+    """Give the scheduler's view of a build."""
+    flavor, hints = request["flavor"], request["hints"]
+    return PlacementRequest(
+        instance_id=InstanceId(instance_id),
+        project_id=ProjectId(request["project_id"]),
+        ram_mib=flavor["ram"],
+        vcpus=flavor["vcpus"],
+        disk_gib=flavor["disk"] + flavor["ephemeral"] + -(-flavor["swap"] // 1024),
+        availability_zone=request["zone"],
+        extra_specs=flavor["extra_specs"],
+        image_properties=request["image"]["properties"],
+        same_host=_listed(hints.get("same_host")),
+        different_host=_listed(hints.get("different_host")),
+        tried_hosts=tuple(tried),  # type: ignore[arg-type]
+        target_host=request.get("target_host_id"),
+    )
+
+
+def _listed(value: Any) -> tuple[InstanceId, ...]:
+    if not value:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+async def claim(cell: ComputeCell, run: Run) -> Outcome:
+    """Choose a host and claim it: in memory first, then with the rows."""
+    request = await cell.request_of(run.subject)
+    if request["host"] is not None:
+        request["target_host_id"] = cell.host_named(request["host"])
+    result = await cell.hosts.claim(placement_request(run.subject, request, run.params["tried"]))
+    placement = {"attempt": run.params["attempt"], **msgspec.to_builtins(result.explanation)}
+    if isinstance(result, NoValidHost):
+        await cell.db.run(_keep_placement, run.subject, placement)
+        raise Exhausted(
+            f"No valid host was found. {result.reason}", kind="NoValidHost", detail=result.detail
+        )
+    host_id = result.hosts[0]
+    row = cell.hosts.rows[host_id]
+    allocation = placement_request(run.subject, request, [])
+    now = cell.world.clock.now()
+
+    def record(tx: Tx) -> None:
+        tx.upsert(
+            allocations,
+            {
+                "instance_id": run.subject,
+                "host_id": host_id,
+                "project_id": request["project_id"],
+                "ram_mib": allocation.ram_mib,
+                "vcpus": allocation.vcpus,
+                "disk_gib": allocation.disk_gib,
+            },
+        )
+        known = tx.get(instances, id=run.subject)
+        change_instance(
+            tx,
+            run.subject,
+            now_s=now,
+            host_id=host_id,
+            host_name=row.name,
+            zone=row.zone,
+            task_state="spawning",
+            placement=[*(known.placement or []), placement],
+        )
+
+    return Outcome({"host_id": host_id, "started_s": now}, record)
+
+
+def _keep_placement(tx: Tx, instance_id: str, placement: dict[str, Any]) -> None:
+    known = tx.find(instances, id=instance_id)
+    if known is not None:
+        tx.update(instances, {"id": instance_id}, placement=[*(known.placement or []), placement])
+
+
+async def release(cell: ComputeCell, run: Run) -> Outcome:
+    """Give the claim back, in memory and in the rows."""
+    cell.hosts.release(run.subject)
+
+    def record(tx: Tx) -> None:
+        tx.delete(allocations, instance_id=run.subject)
+        change_instance(tx, run.subject, now_s=cell.world.clock.now(), host_id=None, host_name=None)
+
+    return Outcome(record=record)
+
+
+async def bring_image(cell: ComputeCell, run: Run) -> None:
+    """Have the image on the host; the first build of an image there brings it."""
+    request = await cell.request_of(run.subject)
+    image = request["image"]
+    await cell.hosts.up_driver(run.data["host_id"]).ensure_image(
+        image["id"], disk_format=image["disk_format"] or "raw", size_bytes=image["size_bytes"]
+    )
+
+
+async def make_disks(cell: ComputeCell, run: Run) -> None:
+    """Make the root disk from the image, and the config drive."""
+    driver = cell.hosts.up_driver(run.data["host_id"])
+    spec = await vm_spec(cell, run)
+    await asyncio.gather(driver.create_root_disk(spec), driver.create_config_drive(spec))
+
+
+async def remove_disks(cell: ComputeCell, run: Run) -> None:
+    """Remove both disks."""
+    await _clean(cell, run)
+
+
+async def make_vm(cell: ComputeCell, run: Run) -> None:
+    """Make the VM with its disks and interfaces."""
+    spec = await vm_spec(cell, run)
+    await cell.hosts.up_driver(run.data["host_id"]).create_vm(spec)
+
+
+async def remove_vm(cell: ComputeCell, run: Run) -> None:
+    """Stop and remove the VM."""
+    await _clean(cell, run)
+
+
+async def _clean(cell: ComputeCell, run: Run) -> None:
+    """Take everything of the server off the host; a host that is away is cleaned when it is back.
+
+    What it leaves there no row knows any more, so the reconciler of leftovers removes it.
+    """
+    try:
+        await cell.hosts.up_driver(run.data["host_id"]).destroy_instance(run.subject)
+    except (Unavailable, NotFound) as error:
+        _log.warning("left for later on a host", instance=run.subject, error=str(error))
+        cell.clean_later()
+
+
+async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
+    """Start the VM; the server is then what its power state says."""
+    power = await cell.hosts.up_driver(run.data["host_id"]).start_vm(run.subject)
+    now = cell.world.clock.now()
+    host_name = cell.hosts.rows[run.data["host_id"]].name
+
+    def record(tx: Tx) -> None:
+        row = change_instance(
+            tx,
+            run.subject,
+            now_s=now,
+            vm_state=VM_STATE_OF_POWER.get(power, "active"),
+            task_state=None,
+            power_state=POWER_NUMBERS.get(power, NOSTATE),
+            launched_at=now,
+            fault=None,
+            request=None,
+        )
+        if row is not None:
+            cell.project(tx, row)
+        # Hints for after the commit; both may be repeated.
+        tx.on_commit(lambda: cell.hosts.finish_build(run.subject))
+        tx.on_commit(lambda: cell.end_request(run.subject))
+        finish_event(
+            tx,
+            instance_id=run.subject,
+            request_id=run.request_id or "",
+            event=EVENT,
+            attempt=run.params["attempt"],
+            host=host_name,
+            started_s=run.data["started_s"],
+            now_s=now,
+        )
+
+    return Outcome(record=record)
+
+
+async def vm_spec(cell: ComputeCell, run: Run) -> VmSpec:
+    """Give what the driver needs to make the VM."""
+    request = await cell.request_of(run.subject)
+    flavor, image = request["flavor"], request["image"]
+    nics = tuple(
+        VmNic(
+            port_id=port["id"],
+            network_id=port["network_id"],
+            mac=port["mac"],
+            mtu=port["mtu"],
+            device=device,
+            ipv4=tuple(a["address"] for a in port["addresses"] if a["version"] == 4),
+            ipv6=tuple(a["address"] for a in port["addresses"] if a["version"] == 6),
+        )
+        for device, port in enumerate(request["ports"])
+    )
+    drive = None
+    if request["config_drive"]:
+        password = cell.seal.open(base64.b64decode(request["sealed_password"])).decode()
+        drive = build_config_drive(run.subject, request, admin_pass=password)
+    return VmSpec(
+        instance_id=run.subject,
+        name=request["name"],
+        hostname=request["hostname"],
+        ram_mib=flavor["ram"],
+        vcpus=flavor["vcpus"],
+        root_gib=flavor["disk"],
+        image_id=image["id"],
+        image_format=image["disk_format"] or "raw",
+        image_size_bytes=image["size_bytes"],
+        nics=nics,
+        xenstore={"vm-data/hostname": request["hostname"]},
+        config_drive=drive,
+    )
+
+
+def unwound(tx: Tx, run: Run) -> None:
+    """Try the next host, or say why there is none."""
+    row = tx.find(instances, id=run.subject)
+    if row is None or run.is_cancelled or row.task_state == "deleting":
+        return
+    now = tx.world.clock.now()
+    error = run.error or {}
+    reasons = [*run.params["reasons"], _reason(run, error)]
+    host_id = run.data.get("host_id")
+    finish_event(
+        tx,
+        instance_id=run.subject,
+        request_id=run.request_id or "",
+        event=EVENT,
+        attempt=run.params["attempt"],
+        host=host_id,
+        now_s=now,
+        started_s=run.data.get("started_s", now),
+        error="; ".join(reason["detail"] for reason in reasons),
+        details=error.get("message"),
+    )
+    attempt = run.params["attempt"]
+    if host_id is not None and attempt < BUILD_ATTEMPTS_MAX:
+        saga.start(
+            tx,
+            "build",
+            subject=run.subject,
+            request_id=run.request_id,
+            params={
+                "attempt": attempt + 1,
+                "tried": [*run.params["tried"], host_id],
+                "reasons": reasons,
+            },
+        )
+        return
+    change_instance(
+        tx,
+        run.subject,
+        now_s=now,
+        vm_state="error",
+        task_state=None,
+        power_state=NOSTATE,
+        host_id=None,
+        host_name=None,
+        request=None,
+        fault={
+            "code": 500,
+            "created": now,
+            "message": _tenant_message(reasons),
+            "details": "\n".join(reason["detail"] for reason in reasons),
+        },
+    )
+
+
+def _reason(run: Run, error: dict[str, str]) -> dict[str, str]:
+    where = f"host {run.data['host_id']}: " if "host_id" in run.data else ""
+    detail = error.get("detail") or error.get("message", "")
+    return {
+        "message": error.get("message", ""),
+        "kind": error.get("kind", ""),
+        "detail": f"attempt {run.params['attempt']}, {where}{error.get('step', '')}: {detail}",
+    }
+
+
+def _tenant_message(reasons: list[dict[str, str]]) -> str:
+    """Word the end for a tenant: no host's name, no address."""
+    if len(reasons) == 1 and reasons[0]["kind"] == "NoValidHost":
+        return reasons[0]["message"]
+    return (
+        f"The server could not be built: {len(reasons)} attempts failed and no valid host was left."
+    )
+
+
+BUILD: Saga[ComputeCell] = Saga(
+    name="build",
+    steps=(
+        Step(name="claim", do=claim, undo=release, timeout_s=CLAIM_TIMEOUT_S, is_cancellable=True),
+        Step(name="image", do=bring_image, timeout_s=IMAGE_TIMEOUT_S, is_cancellable=True),
+        Step(name="disks", do=make_disks, undo=remove_disks),
+        Step(name="vm", do=make_vm, undo=remove_vm),
+        Step(name="start", do=start_vm),
+    ),
+    on_unwound=unwound,
+)

@@ -1,0 +1,78 @@
+"""Delete: a server leaves its host and its claims, in whatever state it was.
+
+A host that is away does not hold a delete up: the rows go, and what is left on the host is removed
+when it is back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenith.compute.records.actions import finish_event
+from xenith.compute.records.instances import allocations, change_instance, instances
+from xenith.compute.states import NOSTATE
+from xenith.core.errors import NotFound, Unavailable
+from xenith.core.log import logger
+from xenith.db import Tx
+from xenith.saga import Outcome, Run, Saga, Step
+
+if TYPE_CHECKING:
+    from xenith.compute.cell import ComputeCell
+
+_log = logger("compute.delete")
+
+EVENT = "compute_terminate_instance"
+
+
+async def remove(cell: ComputeCell, run: Run) -> Outcome | None:
+    """Take the VM and its disks off the host."""
+    row = await cell.db.read(lambda tx: tx.find(instances, id=run.subject))
+    if row is None or row.host_id is None:
+        return None
+    try:
+        await cell.hosts.up_driver(row.host_id).destroy_instance(run.subject)
+    except (Unavailable, NotFound) as error:
+        _log.warning("left for later on a host", instance=run.subject, error=str(error))
+        cell.clean_later()
+    return Outcome({"host_name": row.host_name})
+
+
+async def forget(cell: ComputeCell, run: Run) -> Outcome:
+    """Give the claim back and mark the server deleted."""
+    now = cell.world.clock.now()
+    cell.hosts.release(run.subject)
+    cell.end_request(run.subject)
+
+    def record(tx: Tx) -> None:
+        tx.delete(allocations, instance_id=run.subject)
+        row = change_instance(
+            tx,
+            run.subject,
+            now_s=now,
+            vm_state="deleted",
+            task_state=None,
+            power_state=NOSTATE,
+            terminated_at=now,
+            request=None,
+            host_id=None,
+        )
+        if row is not None:
+            cell.project(tx, row)
+        finish_event(
+            tx,
+            instance_id=run.subject,
+            request_id=run.request_id or "",
+            event=EVENT,
+            attempt=1,
+            host=run.data.get("host_name"),
+            started_s=run.params["started_s"],
+            now_s=now,
+        )
+
+    return Outcome(record=record)
+
+
+DELETE: Saga[ComputeCell] = Saga(
+    name="delete",
+    steps=(Step(name="remove", do=remove), Step(name="forget", do=forget)),
+)

@@ -1,0 +1,1 @@
+"""Bodies that compute takes: a file per noun."""
