@@ -6,6 +6,7 @@ runs. Knows nothing of what the steps do.
 
 from xenith.saga.definition import Outcome, Run, Saga, Step
 from xenith.saga.engine import SagaEngine
+from xenith.saga.reconcilers import SagaPruning, StuckSagas
 from xenith.saga.records import cancel, get, list_of_subject, retry, start
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "Run",
     "Saga",
     "SagaEngine",
+    "SagaPruning",
     "Step",
+    "StuckSagas",
     "cancel",
     "get",
     "list_of_subject",
