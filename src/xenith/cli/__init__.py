@@ -66,6 +66,7 @@ def _run_noun(noun: nouns.Noun, arguments: list[str]) -> int:
         version_flags=[],
         exit_on_error=False,
         print_error=False,
+        suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
     root.command(noun.app(), name=noun.name)
