@@ -501,3 +501,9 @@ class AppCredBody(Struct, frozen=True):
     """Body with an application credential to make."""
 
     application_credential: NewAppCred
+
+
+class Ec2Body(Struct, frozen=True):
+    """Body with the project of an EC2 key pair to make."""
+
+    tenant_id: Id

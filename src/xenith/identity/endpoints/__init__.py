@@ -1,11 +1,29 @@
 """Identity's endpoint table, a file per noun."""
 
 from xenith.http import Service
-from xenith.identity.endpoints import tokens, versions
+from xenith.identity.endpoints import (
+    assignments,
+    catalog,
+    people,
+    projects,
+    roles,
+    secrets,
+    tokens,
+    versions,
+)
 from xenith.identity.operations import Identity
 from xenith.identity.policies import POLICIES
 
-ENDPOINTS = (*versions.ENDPOINTS, *tokens.ENDPOINTS)
+ENDPOINTS = (
+    *versions.ENDPOINTS,
+    *tokens.ENDPOINTS,
+    *projects.ENDPOINTS,
+    *people.ENDPOINTS,
+    *roles.ENDPOINTS,
+    *assignments.ENDPOINTS,
+    *catalog.ENDPOINTS,
+    *secrets.ENDPOINTS,
+)
 
 
 def service(context: Identity) -> Service[Identity]:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
+import sqlalchemy as sa
+
 from xenith.db import Row
 from xenith.http import Call
 from xenith.http.paging import next_url
 from xenith.identity.operations import Identity
+from xenith.identity.operations.bootstrap import DEFAULT_DOMAIN
 
 IdentityCall = Call[Identity]
 
@@ -64,3 +67,17 @@ def guard(call: IdentityCall, domain_id: str | None) -> None:
     """
     assert call.endpoint.policy is not None, "only what has a policy is guarded"
     call.enforce(call.endpoint.policy, **call.parameters, target_domain_id=domain_id)
+
+
+def home_domain_id(call: IdentityCall) -> str:
+    """Tell in which domain something is made when the body names none: the token's own."""
+    who = call.principal
+    return who.domain_id or who.project_domain_id or DEFAULT_DOMAIN
+
+
+def own_domain(call: IdentityCall, column: Any) -> list[sa.ColumnElement[bool]]:
+    """Keep the list of whoever has rights only in a domain to that domain."""
+    who = call.principal
+    if who.is_admin or who.is_system or who.domain_id is None:
+        return []
+    return [column == who.domain_id]
