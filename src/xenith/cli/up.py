@@ -1,0 +1,114 @@
+"""``xenith up``: a whole cloud on this machine, in the foreground or detached."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from xenith.core import log
+from xenith.core.errors import Unavailable
+from xenith.core.settings import Settings, load
+
+app = App(help="Start a whole cloud on this machine.")
+
+#: Seconds that a detached cloud has to become ready.
+READY_TIMEOUT_S = 120.0
+LOG_FILE = "xenith.log"
+READY_FILE = "ready"
+
+
+@app.default
+def up(  # noqa: PLR0917 - each is a flag
+    *,
+    config: Annotated[Path | None, Parameter(help="A xenith.toml with settings.")] = None,
+    data: Annotated[str | None, Parameter(help="Where everything is kept.")] = None,
+    listen: Annotated[str | None, Parameter(help="HOST:PORT of the API.")] = None,
+    hosts: Annotated[int | None, Parameter(help="Hosts that it runs itself.")] = None,
+    backend: Annotated[str | None, Parameter(help="auto, sim or qemu.")] = None,
+    seed: Annotated[int | None, Parameter(help="Repeatable ids and chance; tests only.")] = None,
+    database: Annotated[str | None, Parameter(help="postgresql://… in place of SQLite.")] = None,
+    log_level: Annotated[str | None, Parameter(help="debug, info, warning, error.")] = None,
+    detach: Annotated[bool, Parameter(help="Run on in the background.", negative=())] = False,
+) -> int:
+    """Start a whole cloud and say how to use it; Ctrl-C stops it, its servers run on."""
+    flags = {
+        "data": data,
+        "listen": listen,
+        "hosts": hosts,
+        "backend": backend,
+        "seed": seed,
+        "database": database,
+        "log_level": log_level,
+    }
+    if config is None and Path("xenith.toml").exists():
+        config = Path("xenith.toml")
+    settings = load(config, flags=flags)
+    if detach:
+        return _detach(settings, config, flags)
+    _run(settings)
+    return 0
+
+
+def _run(settings: Settings) -> None:
+    from xenith.dev.cloud import Cloud  # noqa: PLC0415 - --help does not pay for a cloud
+    from xenith.dev.serving import run  # noqa: PLC0415
+
+    log.configure(level=settings.log_level, as_json=settings.log_json)
+
+    def ready(cloud: Cloud) -> None:
+        (cloud.directory / READY_FILE).write_text(cloud.site_url + "\n")
+        print(f"ready {cloud.site_url}", flush=True)
+        clouds = cloud.directory / "clouds.yaml"
+        count = len(cloud.cell.hosts.drivers)
+        print(
+            f"  {count} {cloud.hosts.backend} host{'' if count == 1 else 's'}; "
+            f"use it with:\n"
+            f"  export OS_CLIENT_CONFIG_FILE={clouds} OS_CLOUD=xenith-demo\n"
+            f"  openstack server list        # OS_CLOUD=xenith is the admin",
+            flush=True,
+        )
+
+    (Path(settings.data) / READY_FILE).unlink(missing_ok=True)
+    run(settings, on_ready=ready)
+
+
+def _detach(settings: Settings, config: Path | None, flags: dict[str, object]) -> int:
+    directory = Path(settings.data).absolute()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ready = directory / READY_FILE
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "xenith.cli", "up"]
+    if config is not None:
+        command += ["--config", str(config)]
+    for name, value in flags.items():
+        if value is not None:
+            command += ["--" + name.replace("_", "-"), str(value)]
+    with (directory / LOG_FILE).open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not ready.exists():
+        if process.poll() is not None:
+            raise Unavailable(f"the cloud did not start: see {directory / LOG_FILE}")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the cloud is not ready yet: see {directory / LOG_FILE}")
+        time.sleep(0.02)
+    print(f"ready {ready.read_text().strip()}")
+    print(
+        f"  process {process.pid}, log {directory / LOG_FILE}; use it with:\n"
+        f"  export OS_CLIENT_CONFIG_FILE={directory / 'clouds.yaml'} OS_CLOUD=xenith-demo\n"
+        f"  stop it with: xenith down --data {settings.data}"
+    )
+    return 0

@@ -1,0 +1,196 @@
+"""One cloud in one process: services, a compute cell, and the hosts that it runs itself.
+
+    Site ── identity image network compute ── intents ── cell ── XenAPI ── fleet (sim or qemu)
+                     └────────────── one database ──────────┘
+
+Start reads what an earlier process left; stop may be skipped at any time (kill -9).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from xenith.blob import open_store
+from xenith.cells.intents import IntentLink
+from xenith.compute.cell import ComputeCell
+from xenith.compute.endpoints.service import service as compute_service
+from xenith.compute.operations import Compute
+from xenith.compute.operations.context import Context
+from xenith.compute.projection import apply_change
+from xenith.core.errors import Conflict
+from xenith.core.ids import CellId, HostId
+from xenith.core.log import logger
+from xenith.core.settings import Settings
+from xenith.core.world import World
+from xenith.db import Database, Row, Tx, open_database
+from xenith.db.migrate import prepare
+from xenith.dev import keys
+from xenith.dev.hosts import OwnHosts
+from xenith.dev.pages import pages
+from xenith.http import Service, Site
+from xenith.identity.endpoints import service as identity_service
+from xenith.identity.operations import CatalogEntry, Identity
+from xenith.image.endpoints import service as image_service
+from xenith.image.operations import Images
+from xenith.network.endpoints import service as network_service
+from xenith.network.operations import Networks
+
+_log = logger("dev.cloud")
+
+#: The one cell of a cloud that is a tree of one.
+ONLY_CELL = CellId("00000000-0000-0000-0000-00000000ce11")
+
+
+class Cloud:
+    """A whole cloud; ``start`` it, serve its ``site``, ``stop`` it."""
+
+    def __init__(self, settings: Settings, *, site_url: str, world: World | None = None) -> None:
+        self.settings = settings
+        self.site_url = settings.public_url.rstrip("/") or site_url
+        self.world = world or World()
+        self.directory = Path(settings.data).absolute()
+        self._lock: IO[str] | None = None
+        self._has_started = False
+
+    async def start(self) -> None:
+        """Put the parts together and start them, lowest first.
+
+        Raises:
+            Conflict: another process runs this cloud.
+            Unavailable: the database or a port cannot be had.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _take_lock(self.directory / "lock")
+        settings, world = self.settings, self.world
+        self.db: Database = open_database(
+            settings.database or f"sqlite:///{self.directory / 'xenith.db'}",
+            ids=world.ids,
+            clock=world.clock,
+        )
+        prepare(self.db)
+        self.identity = Identity(
+            self.db,
+            world,
+            key_directory=self.directory / "token-keys",
+            region=settings.region,
+            token_life_s=settings.token_life_s,
+        )
+        store = open_store(settings.image_store, self.directory / "images")
+        self.images = Images(self.db, world, store)
+        self.networks = Networks(self.db, world)
+        self.hosts = OwnHosts(settings, world, self.directory)
+        self._assemble_compute()
+        self.services: list[Service[Any]] = [
+            identity_service(self.identity),
+            image_service(self.images),
+            network_service(self.networks),
+            compute_service(self.compute),
+        ]
+        self.site = Site(
+            self.services,
+            world=world,
+            authenticator=self.identity,
+            public_url=settings.public_url,
+            extra=pages(self),
+        )
+        await self._bootstrap()
+        await self.images.recover()
+        for host in await self.hosts.start():
+            await self.cell.hosts.add(
+                name=host.name,
+                url=host.url,
+                user=host.user,
+                password=host.password,
+                zone=self.context.default_zone,
+            )
+        await self.cell.start()
+        self._has_started = True
+
+    async def stop(self) -> None:
+        """Stop the parts, highest first. Guests run on."""
+        if self._has_started:
+            await self.cell.stop()
+            await self.hosts.stop()
+            await self.identity.close()
+            await self.images.close()
+            await self.db.close()
+            self._has_started = False
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether requests can be served."""
+        return self._has_started
+
+    def _assemble_compute(self) -> None:
+        seal = keys.open_seal(self.directory)
+        link = IntentLink(self.db, self.db, self.world, ONLY_CELL)
+        self.cell = ComputeCell(
+            self.db,
+            self.world,
+            cell_id=ONLY_CELL,
+            link=link,
+            images=self.images,
+            seal=seal,
+            project=self._project,
+        )
+        self.context = Context(
+            db=self.db,
+            world=self.world,
+            link=link,
+            images=self.images,
+            networks=self.networks,
+            projects=self.identity,
+            seal=seal,
+            is_host_up=self._is_host_up,
+            on_host_changed=lambda host_id: self.cell.hosts.refresh(HostId(host_id)),
+            has_forced_config_drive=self.hosts.needs_config_drive,
+        )
+        self.compute = Compute(self.context, console=self.cell.console_log)
+
+    def _project(self, tx: Tx, instance: Row) -> None:
+        apply_change(tx, self.networks, instance)
+
+    def _is_host_up(self, host_id: str) -> bool:
+        driver = self.cell.hosts.drivers.get(HostId(host_id))
+        return driver is not None and driver.is_up
+
+    async def _bootstrap(self) -> None:
+        admin, demo = keys.passwords(self.settings, self.directory, self.world.ids)
+        keys.write_clouds(
+            self.directory,
+            site_url=self.site_url,
+            region=self.settings.region,
+            admin_password=admin,
+            demo_password=demo,
+        )
+        catalog = [
+            CatalogEntry(kind, name, self.site_url + service.prefix + service.catalog_path)
+            for service in self.services
+            for kind, name in ((service.type, service.name), *service.aliases)
+        ]
+        await self.identity.bootstrap(admin_password=admin, demo_password=demo, catalog=catalog)
+        await self.compute.flavors.ensure_defaults()
+        await self.networks.ensure_demo_network()
+
+
+def _take_lock(path: Path) -> IO[str]:
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise Conflict(
+            f"the cloud in {path.parent} already runs (process {owner}): stop it with "
+            f"`xenith down --data {path.parent}`, or choose another --data"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

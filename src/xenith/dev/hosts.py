@@ -1,0 +1,92 @@
+"""The hosts that a cloud runs itself: our own toolstack in this process, sim or qemu beneath.
+
+The cell knows them only by their XenAPI addresses, like any others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from xenith.core.errors import Invalid
+from xenith.core.log import logger
+from xenith.core.settings import Settings
+from xenith.core.units import GIB
+from xenith.core.world import World
+from xenith.dev import keys
+from xenith.toolstack.backends import Backend
+from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.fleet import Fleet
+
+_log = logger("dev.hosts")
+
+#: What a simulated host has. Source: the talk's second-generation hosts, rounded.
+SIM_MEMORY_BYTES = 128 * GIB
+SIM_CPUS = 32
+SIM_DISK_BYTES = 4096 * GIB
+
+
+class OwnHost(NamedTuple):
+    """A host as the cell is told of it."""
+
+    name: str
+    url: str
+    user: str
+    password: str
+
+
+class OwnHosts:
+    """Starts and stops the hosts of one cloud."""
+
+    def __init__(self, settings: Settings, world: World, directory: Path) -> None:
+        if settings.backend not in ("auto", "sim", "qemu"):
+            raise Invalid(f"--backend {settings.backend} is none of auto, sim, qemu")
+        self._settings = settings
+        self._world = world
+        self._directory = directory
+        self.backend = settings.backend
+        if self.backend == "auto":
+            self.backend = "qemu" if _has_qemu() else "sim"
+        #: Simulated guests read nothing; real ones have no other way to learn their addresses.
+        self.needs_config_drive = self.backend == "qemu"
+        self.fleet: Fleet | None = None
+
+    async def start(self) -> list[OwnHost]:
+        """Start them all and give their addresses, the same as before a restart."""
+        if not self._settings.hosts:
+            return []
+        password = keys.host_password(self._directory, self._world.ids)
+        fleet = Fleet(self._world, self._directory / "toolstack")
+        self.fleet = fleet
+        hosts: list[OwnHost] = []
+        for number in range(1, self._settings.hosts + 1):
+            name = f"host-{number}"
+            endpoint = await fleet.add_host(name, self._make_backend(name), password=password)
+            hosts.append(OwnHost(name, endpoint.url, "root", password))
+        await fleet.start()
+        return hosts
+
+    async def stop(self) -> None:
+        """Stop our servers; the guests run on."""
+        if self.fleet is not None:
+            await self.fleet.stop()
+
+    def _make_backend(self, name: str) -> Backend:
+        if self.backend == "sim":
+            return SimBackend(
+                self._world,
+                memory_bytes=SIM_MEMORY_BYTES,
+                cpu_count=SIM_CPUS,
+                disk_bytes=SIM_DISK_BYTES,
+                latency_s=self._settings.sim_latency_s,
+                failure_rate=self._settings.sim_failure_rate,
+            )
+        from xenith.toolstack.backends.qemu import QemuBackend  # noqa: PLC0415 - real guests only
+
+        return QemuBackend(self._world, self._directory / "toolstack" / name)
+
+
+def _has_qemu() -> bool:
+    import shutil  # noqa: PLC0415 - asked once
+
+    return shutil.which("qemu-system-x86_64") is not None and shutil.which("qemu-img") is not None
