@@ -6,6 +6,7 @@ installed is only named, with what is left out, so that the rest can go on.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -36,6 +37,8 @@ class SetupError(Exception):
 
 def main(arguments: list[str]) -> int:
     """Make the environment and install packages; 0 unless the environment cannot be made."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # in order with what is said of errors
     try:
         prepare_environment(DEV_LOCK if "--dev" in arguments else RUN_LOCK)
     except SetupError as error:
@@ -48,13 +51,16 @@ def main(arguments: list[str]) -> int:
 def prepare_environment(lock: Path) -> None:
     """Bring `.venv` in step with a lock and the project's own metadata."""
     wanted = {"lock": lock.name, **fingerprint(lock)}
-    has_python = VENV_PYTHON.exists() and succeeds([str(VENV_PYTHON), "-c", "import pip"])
-    if has_python and is_in_step(wanted):
+    made = read_stamp()
+    # The programs in `.venv/bin` name its path, so an environment does not survive being moved.
+    is_here = made.get("root", str(ROOT)) == str(ROOT)
+    has_python = is_here and succeeds([str(VENV_PYTHON), "-c", "import pip"])
+    if has_python and is_in_step(made, wanted):
         return
     if not has_python:
         make_venv()
     pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    print(f"setup: installing {lock.name} into .venv", flush=True)
+    print(f"setup: installing {lock.name} into .venv")
     STAMP.unlink(missing_ok=True)
     run([*pip, "--require-hashes", "-r", str(lock)], f"pip could not install {lock.name}")
     # The build tools come from the lock, so that nothing is fetched to build the project itself.
@@ -74,20 +80,24 @@ def fingerprint(lock: Path) -> dict[str, str]:
     }
 
 
-def is_in_step(wanted: dict[str, str]) -> bool:
-    """Tell whether `.venv` was made from this; what is made for tests will also run the cloud."""
+def read_stamp() -> dict[str, str]:
+    """Read what `.venv` was made from; nothing where nobody knows."""
     try:
-        made = json.loads(STAMP.read_text())
-    except (OSError, ValueError):
-        return False
+        return dict(json.loads(STAMP.read_text()))
+    except (OSError, TypeError, ValueError):
+        return {}
+
+
+def is_in_step(made: dict[str, str], wanted: dict[str, str]) -> bool:
+    """Tell whether `.venv` was made from this; what is made for tests will also run the cloud."""
     if wanted["lock"] == RUN_LOCK.name and made.get("lock") == DEV_LOCK.name:
         wanted = {"lock": DEV_LOCK.name, **fingerprint(DEV_LOCK)}
-    return bool(made == wanted)
+    return made == wanted
 
 
 def make_venv() -> None:
     """Make an empty `.venv` with pip in it, installing Debian's venv package when it is away."""
-    print(f"setup: making .venv with {sys.executable}", flush=True)
+    print(f"setup: making .venv with {sys.executable}")
     if not succeeds([sys.executable, "-c", "import ensurepip, venv"]):
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         apt_install([package])
@@ -133,7 +143,7 @@ def apt_install(packages: list[str]) -> None:
     if privilege is None:
         print(f"setup: neither root nor sudo without a password; missing: {' '.join(packages)}")
         return
-    print(f"setup: installing Debian packages: {' '.join(packages)}", flush=True)
+    print(f"setup: installing Debian packages: {' '.join(packages)}")
     apt = [*privilege, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y"]
     apt += ["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=2"]
     known_units = {unit for unit in UNITS if is_unit(unit)}

@@ -1,6 +1,7 @@
 """The set-up runs again without harm, and says what it leaves out."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -30,23 +31,46 @@ def test_every_debian_package_says_what_it_is_for(setup):
     assert all(packages.values())
 
 
-def test_an_environment_is_in_step_with_what_it_was_made_from(setup):
+@pytest.mark.parametrize("stamp", [None, "{", "[]", "7"])
+def test_an_environment_that_nobody_knows_about_is_made_again(setup, stamp):
+    if stamp is not None:
+        setup.STAMP.write_text(stamp)
     wanted = {"lock": setup.RUN_LOCK.name, **setup.fingerprint(setup.RUN_LOCK)}
-    assert not setup.is_in_step(wanted)
-    setup.STAMP.write_text(setup.json.dumps(wanted))
-    assert setup.is_in_step(wanted)
-    assert not setup.is_in_step({**wanted, "lock_sha256": "another"})
-    setup.STAMP.write_text("{")
-    assert not setup.is_in_step(wanted)
+    assert not setup.is_in_step(setup.read_stamp(), wanted)
+
+
+def test_an_environment_is_in_step_with_what_it_was_made_from_and_nothing_else(setup):
+    wanted = {"lock": setup.RUN_LOCK.name, **setup.fingerprint(setup.RUN_LOCK)}
+    setup.STAMP.write_text(json.dumps(wanted))
+    assert setup.is_in_step(setup.read_stamp(), wanted)
+    for name in wanted:
+        assert not setup.is_in_step(setup.read_stamp(), {**wanted, name: "another"})
 
 
 def test_an_environment_made_for_tests_also_runs_the_cloud_but_not_the_other_way(setup):
     run = {"lock": setup.RUN_LOCK.name, **setup.fingerprint(setup.RUN_LOCK)}
     dev = {"lock": setup.DEV_LOCK.name, **setup.fingerprint(setup.DEV_LOCK)}
-    setup.STAMP.write_text(setup.json.dumps(dev))
-    assert setup.is_in_step(run)
-    setup.STAMP.write_text(setup.json.dumps(run))
-    assert not setup.is_in_step(dev)
+    assert setup.is_in_step(dev, run)
+    assert not setup.is_in_step(run, dev)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, []),
+        ({"root": "/elsewhere"}, ["venv", "pip", "pip"]),
+        ({"lock_sha256": "x"}, ["pip"] * 2),
+    ],
+)
+def test_only_what_changed_is_done_again(changes, steps, setup, monkeypatch):
+    done = []
+    wanted = {"lock": setup.RUN_LOCK.name, **setup.fingerprint(setup.RUN_LOCK)}
+    setup.STAMP.write_text(json.dumps({**wanted, **changes}))
+    monkeypatch.setattr(setup, "succeeds", lambda command: True)
+    monkeypatch.setattr(setup, "run", lambda command, failure: done.append(command[2]))
+    setup.prepare_environment(setup.RUN_LOCK)
+    assert done == steps
+    assert setup.read_stamp() == wanted
 
 
 def test_without_root_what_is_missing_and_left_out_is_said(setup, monkeypatch, capsys):

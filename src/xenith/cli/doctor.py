@@ -83,7 +83,7 @@ def check_packages(_: Settings) -> Finding:
         made = json.loads(stamp.read_text())
         lock = root / str(made["lock"])
         is_in_step = made["lock_sha256"] == hashlib.sha256(lock.read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError):
+    except (KeyError, OSError, TypeError, ValueError):
         return Finding("packages", "warn", "not installed by make setup", "make setup")
     if not is_in_step:
         return Finding("packages", "warn", f"{lock.name} has changed since", "make setup")
