@@ -78,7 +78,8 @@ class Compiled:
         ]
         names = [column.keyname for column in columns]
         row_type = namedtuple("row_type", names, rename=True)  # type: ignore[misc]  # noqa: PYI024
-        self._make: Callable[[Iterable[Any]], Any] = row_type._make
+        # Plain text does not say what its columns are: its rows are tuples.
+        self._make: Callable[[Iterable[Any]], Any] = row_type._make if names else tuple
 
     def parameters(
         self, values: Mapping[str, Any], extracted: Sequence[Any] | None = None

@@ -24,6 +24,9 @@ _log = logger("db.migrate")
 TREES = {"global": GLOBAL, "cell": CELL}
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+#: Of two processes that start at once, the second waits here and finds the first's tables.
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtext('xenith migrate'))"
+
 
 def head(tree: str) -> str:
     """Tell the newest revision of a tree, or "0000" when there is none."""
@@ -57,6 +60,10 @@ def upgrade(database: Database, tree: str) -> None:
 
     def run(connection: Any) -> None:
         with _engine(connection, database.dialect).connect() as wrapped:
+            # SQLAlchemy rolls back when it first meets a connection: the transaction begins anew.
+            wrapped.exec_driver_sql(
+                "BEGIN IMMEDIATE" if database.dialect == "sqlite" else _ONE_AT_A_TIME
+            )
             context = MigrationContext.configure(
                 wrapped, opts={"version_table": _version_table(tree)}
             )
@@ -101,8 +108,7 @@ def _find_or_create(connection: Any, *, tree: str, dialect: str) -> str:
     """Tell the revision of a tree's tables; make them when there are none."""
     cursor = connection.cursor()
     if dialect == "postgresql":
-        # Two processes that start at once: the second waits here and finds the first's tables.
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('xenith migrate'))")
+        cursor.execute(_ONE_AT_A_TIME)
     found = _version(cursor, tree, dialect)
     if found is not None:
         return found

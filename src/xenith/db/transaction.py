@@ -190,11 +190,10 @@ class ReadTx(Tx):
 
     __slots__ = ()
 
-    def run(self, statement: sa.sql.ClauseElement, **values: Any) -> int:  # noqa: ARG002
-        """Refuse."""
+    def _refuse(self, *_args: Any, **_values: Any) -> Any:
         raise Bug("a transaction of read() writes: it belongs in run()")
 
-    insert = insert_many = upsert = update = delete = run  # type: ignore[assignment]
+    run = insert = insert_many = upsert = update = delete = _refuse
 
 
 def _prefixed(keys: Mapping[str, Any]) -> dict[str, Any]:
