@@ -30,7 +30,7 @@ NOUNS = (
     Noun("demo", "xenith.cli.demo", "Start a cloud, boot a server, walk it through its life."),
     Noun("up", "xenith.cli.up", "Start a whole cloud on this machine."),
     Noun("down", "xenith.cli.down", "Stop the cloud that `up --detach` started."),
-    Noun("serve", "xenith.cli.serve", "Serve the API of a cloud whose hosts are elsewhere."),
+    Noun("serve", "xenith.cli.serve", "Serve a host's XenAPI by itself, for a cloud elsewhere."),
     Noun("host", "xenith.cli.host", "Add hosts to the cloud and list them."),
     Noun("image", "xenith.cli.image", "Build the tiny image that boots in seconds."),
     Noun("explain", "xenith.cli.explain", "Say why a server is where it is, or nowhere."),

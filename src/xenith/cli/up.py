@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -24,7 +24,7 @@ READY_FILE = "ready"
 
 
 @app.default
-def up(  # noqa: PLR0917 - each is a flag
+def up(
     *,
     config: Annotated[Path | None, Parameter(help="A xenith.toml with settings.")] = None,
     data: Annotated[str | None, Parameter(help="Where everything is kept.")] = None,
@@ -62,7 +62,9 @@ def _run(settings: Settings) -> None:
     log.configure(level=settings.log_level, as_json=settings.log_json)
 
     def ready(cloud: Cloud) -> None:
-        (cloud.directory / READY_FILE).write_text(cloud.site_url + "\n")
+        draft = cloud.directory / (READY_FILE + ".new")
+        draft.write_text(cloud.site_url + "\n")
+        draft.replace(cloud.directory / READY_FILE)
         print(f"ready {cloud.site_url}", flush=True)
         clouds = cloud.directory / "clouds.yaml"
         count = len(cloud.cell.hosts.drivers)
@@ -78,7 +80,26 @@ def _run(settings: Settings) -> None:
     run(settings, on_ready=ready)
 
 
-def _detach(settings: Settings, config: Path | None, flags: dict[str, object]) -> int:
+def _detach(settings: Settings, config: Path | None, flags: dict[str, Any]) -> int:
+    url, pid = start_detached(settings, config, flags)
+    directory = Path(settings.data).absolute()
+    print(f"ready {url}")
+    print(
+        f"  process {pid}, log {directory / LOG_FILE}; use it with:\n"
+        f"  export OS_CLIENT_CONFIG_FILE={directory / 'clouds.yaml'} OS_CLOUD=xenith-demo\n"
+        f"  stop it with: xenith down --data {settings.data}"
+    )
+    return 0
+
+
+def start_detached(
+    settings: Settings, config: Path | None, flags: dict[str, Any]
+) -> tuple[str, int]:
+    """Start a cloud in a process of its own and wait until it serves; give its URL and id.
+
+    Raises:
+        Unavailable: it did not start, or not in time; the message names its log.
+    """
     directory = Path(settings.data).absolute()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready = directory / READY_FILE
@@ -101,14 +122,16 @@ def _detach(settings: Settings, config: Path | None, flags: dict[str, object]) -
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not ready.exists():
         if process.poll() is not None:
-            raise Unavailable(f"the cloud did not start: see {directory / LOG_FILE}")
+            raise Unavailable(
+                f"the cloud did not start: {_last_line(directory / LOG_FILE)} "
+                f"(log {directory / LOG_FILE})"
+            )
         if time.monotonic() > deadline:
             raise Unavailable(f"the cloud is not ready yet: see {directory / LOG_FILE}")
         time.sleep(0.02)
-    print(f"ready {ready.read_text().strip()}")
-    print(
-        f"  process {process.pid}, log {directory / LOG_FILE}; use it with:\n"
-        f"  export OS_CLIENT_CONFIG_FILE={directory / 'clouds.yaml'} OS_CLOUD=xenith-demo\n"
-        f"  stop it with: xenith down --data {settings.data}"
-    )
-    return 0
+    return ready.read_text().strip(), process.pid
+
+
+def _last_line(log_file: Path) -> str:
+    lines = log_file.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("error:")), "")

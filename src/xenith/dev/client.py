@@ -44,12 +44,13 @@ class ApiClient:
         )
 
     @classmethod
-    def of_directory(cls, directory: Path, *, cloud: str = "xenith") -> Self:
+    def of_directory(cls, data: str | Path, *, cloud: str = "xenith") -> Self:
         """Make the client of a local cloud from the files that it wrote.
 
         Raises:
             Unavailable: there is no cloud, or it is not ready.
         """
+        directory = Path(data).absolute()
         ready, clouds = directory / "ready", directory / CLOUDS_FILE
         if not ready.exists() or not clouds.exists():
             raise errors.Unavailable(

@@ -16,9 +16,11 @@ from typing import IO, Any
 from xenith.blob import open_store
 from xenith.cells.intents import IntentLink
 from xenith.compute.cell import ComputeCell
+from xenith.compute.endpoints.operator import service as operator_service
 from xenith.compute.endpoints.service import service as compute_service
 from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context
+from xenith.compute.operations.operator import Operator
 from xenith.compute.projection import apply_change
 from xenith.core.errors import Conflict
 from xenith.core.ids import CellId, HostId
@@ -89,8 +91,11 @@ class Cloud:
             network_service(self.networks),
             compute_service(self.compute),
         ]
+        operator = operator_service(
+            Operator(self.context, take_host=self.cell.hosts.add, down_reason=self._down_reason)
+        )
         self.site = Site(
-            self.services,
+            [*self.services, operator],
             world=world,
             authenticator=self.identity,
             public_url=settings.public_url,
@@ -158,6 +163,10 @@ class Cloud:
     def _is_host_up(self, host_id: str) -> bool:
         driver = self.cell.hosts.drivers.get(HostId(host_id))
         return driver is not None and driver.is_up
+
+    def _down_reason(self, host_id: str) -> str:
+        driver = self.cell.hosts.drivers.get(HostId(host_id))
+        return "not connected" if driver is None else driver.down_reason
 
     async def _bootstrap(self) -> None:
         admin, demo = keys.passwords(self.settings, self.directory, self.world.ids)

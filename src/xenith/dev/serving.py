@@ -102,8 +102,8 @@ async def serve(
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[bound]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - uvicorn has no event for it
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.001)
         on_ready(cloud)
         await asyncio.wait(
             (serving, asyncio.ensure_future(stopping.wait())),

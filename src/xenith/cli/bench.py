@@ -1,0 +1,51 @@
+"""``xenith bench``: figures, measured here and now. Machines differ: read ratios and counts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from xenith.cli.output import Output, show
+
+app = App(help="Measure builds, lists and the start.")
+
+Database = Annotated[str, Parameter(help="postgresql://… in place of SQLite.")]
+
+
+@app.command
+def builds(
+    *,
+    servers: int = 1000,
+    hosts: int = 1000,
+    clients: Annotated[int, Parameter(help="Requests in flight.")] = 16,
+    database: Database = "",
+    output: Output = "table",
+) -> None:
+    """Build servers on simulated hosts: builds per second, processor time, time of the POST."""
+    from xenith.dev.bench import builds as bench  # noqa: PLC0415 - --help pays for nothing
+
+    show(bench.measure(servers=servers, hosts=hosts, clients=clients, database=database), output)
+
+
+@app.command
+def startup(*, runs: int = 5, hosts: int = 3, output: Output = "table") -> None:
+    """Start new clouds: seconds to a first token, and resident memory."""
+    from xenith.dev.bench import startup as bench  # noqa: PLC0415
+
+    show(bench.measure(runs=runs, hosts=hosts), output)
+
+
+@app.command
+def lists(
+    *,
+    servers: int = 100_000,
+    page: int = 100,
+    calls: int = 200,
+    database: Database = "",
+    output: Output = "table",
+) -> None:
+    """List pages of servers in detail, out of many."""
+    from xenith.dev.bench import lists as bench  # noqa: PLC0415
+
+    show(bench.measure(servers=servers, page=page, calls=calls, database=database), output)
