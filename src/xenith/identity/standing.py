@@ -14,6 +14,10 @@ from xenith.http import Principal
 from xenith.identity.records import epochs, people, projects, roles, secrets
 from xenith.identity.tokens import Payload
 
+#: How long after its end a token is still shown to who asks for expired ones.
+#: Source: keystone, allow_expired_window.
+EXPIRED_WINDOW_S = 172800.0
+
 REFUSAL = "The request you have made requires authentication."
 
 
@@ -60,7 +64,7 @@ def read_standing(
     Raises:
         Unauthenticated: it is void, in the same words whatever the reason.
     """
-    if payload.expires_at <= now and not is_expired_allowed:
+    if payload.expires_at + (EXPIRED_WINDOW_S if is_expired_allowed else 0) <= now:
         raise Unauthenticated(REFUSAL)
     if epochs.is_revoked(tx, payload.audit_ids[0]):
         raise Unauthenticated(REFUSAL)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from xenith.core.errors import NotFound
 from xenith.db import GLOBAL, Flag, Json, Row, Tx
-from xenith.identity.records.people import MEMBERSHIPS
+from xenith.identity.records.people import MEMBERSHIPS, list_group_ids
 from xenith.identity.records.projects import PROJECTS, list_ancestors, list_subtree
 
 #: What a grant on the whole system has for a scope's id.
@@ -69,7 +69,7 @@ def get_role(tx: Tx, role_id: str) -> Row:
 def implications(tx: Tx) -> dict[str, set[str]]:
     """Tell which roles each role implies directly."""
     found: dict[str, set[str]] = {}
-    for row in tx.all(sa.select(IMPLIED)):
+    for row in tx.list(IMPLIED):
         found.setdefault(row.prior_id, set()).add(row.implied_id)
     return found
 
@@ -88,15 +88,17 @@ def expand(role_ids: Iterable[str], implied: dict[str, set[str]]) -> set[str]:
 
 def effective_roles(tx: Tx, user_id: str, *, scope_id: str) -> list[Row]:
     """List the roles that a user has on a project, a domain or SYSTEM, in the order of names."""
-    where = sa.and_(GRANTS.c.scope_id == scope_id, GRANTS.c.is_inherited == sa.literal(0))
+    # Fixed statements, one for each actor: this is read for every token that is not known yet,
+    # and a list in a statement has it compiled anew each time.
+    above: set[str] = set()
     if scope_id != SYSTEM and (scope := tx.find(PROJECTS, id=scope_id)) is not None:
-        above = [row.id for row in list_ancestors(tx, scope)]
-        if above:
-            where = sa.or_(
-                where, sa.and_(GRANTS.c.scope_id.in_(above), GRANTS.c.is_inherited == sa.literal(1))
-            )
-    rows = tx.all(sa.select(GRANTS.c.role_id).where(_is_actor(user_id), where))
-    return list_roles(tx, [row.role_id for row in rows])
+        above = {row.id for row in list_ancestors(tx, scope)}
+    held: set[str] = set()
+    for actor_id in (user_id, *list_group_ids(tx, user_id)):
+        for row in tx.list(GRANTS, actor_id=actor_id):
+            if row.scope_id in above if row.is_inherited else row.scope_id == scope_id:
+                held.add(row.role_id)
+    return list_roles(tx, held)
 
 
 def list_roles(tx: Tx, role_ids: Iterable[str]) -> list[Row]:
@@ -105,8 +107,8 @@ def list_roles(tx: Tx, role_ids: Iterable[str]) -> list[Row]:
     if not wanted:
         return []
     wanted = expand(wanted, implications(tx))
-    rows = tx.all(sa.select(ROLES).where(ROLES.c.domain_id == "").order_by(ROLES.c.name))
-    return [row for row in rows if row.id in wanted]
+    rows = tx.list(ROLES, domain_id="")
+    return sorted((row for row in rows if row.id in wanted), key=lambda row: str(row.name))
 
 
 def list_projects_of(tx: Tx, user_id: str) -> list[Row]:
