@@ -307,6 +307,7 @@ async def test_a_database_of_a_newer_program_is_refused(db, monkeypatch):
         migrate.prepare(db)
 
 
+@pytest.mark.slow
 async def test_an_old_database_is_upgraded_by_its_revisions_in_order(db, monkeypatch, tmp_path):
     tree = sa.MetaData()
     table = sa.Table("kept", tree, sa.Column("id", sa.Text, primary_key=True))

@@ -203,9 +203,13 @@ class SagaEngine(Generic[C]):
             while True:
                 self._again.discard(subject)
                 run = await self._db.run(find, subject)
-                if run is not None and await self._run_saga(run):
-                    find = records.find_head
-                elif subject not in self._again:
+                find = records.find_head
+                try:
+                    is_ended = run is not None and await self._run_saga(run)
+                except records.MovedOn:
+                    find = records.resume_head
+                    continue
+                if not is_ended and subject not in self._again:
                     break
         except (Unavailable, _DatabaseAway) as error:
             _log.warning("sagas wait for the database", subject=subject, error=str(error))
@@ -248,7 +252,7 @@ class SagaEngine(Generic[C]):
             is_kept = await self._commit(
                 records.advance, run, outcome=outcome, ending=saga.on_done, is_last=is_last
             )
-        except _DatabaseAway:
+        except (_DatabaseAway, records.MovedOn):
             raise
         except Exception as error:  # noqa: BLE001 - the supervisor of the steps
             run.data = data
@@ -287,7 +291,7 @@ class SagaEngine(Generic[C]):
             await self._commit(
                 records.retreat, run, step=below, outcome=outcome, ending=saga.on_unwound
             )
-        except _DatabaseAway:
+        except (_DatabaseAway, records.MovedOn):
             raise
         except Exception as error:  # noqa: BLE001 - the supervisor of the steps
             run.data = data

@@ -70,6 +70,14 @@ _WAITING_SUBJECTS = (
 )
 
 
+class MovedOn(Exception):
+    """The row is not where this run left it, and the row is right: read it again.
+
+    The last commit of an engine that was stopped may land after the next engine read the row: on
+    PostgreSQL a thread goes on when the task that waits for it is cancelled.
+    """
+
+
 def start(
     tx: Tx,
     saga_kind: str,
@@ -177,7 +185,7 @@ def advance(
     """Record a step as done, with its rows; False if a cancel came first and it now unwinds."""
     is_kept = tx.update(
         SAGAS,
-        {"id": run.id, "is_cancelled": False},
+        {"id": run.id, "step": run.step, "state": RUNNING, "is_cancelled": False},
         state=DONE if is_last else RUNNING,
         step=run.step + 1,
         data=run.data,
@@ -185,6 +193,8 @@ def advance(
         updated_at=_now(tx),
     )
     if not is_kept:
+        if tx.find(SAGAS, id=run.id, step=run.step, state=RUNNING) is None:
+            raise MovedOn(run.id)
         unwind(tx, run, step=run.step, error=CANCELLED_ERROR)
     if outcome is not None and outcome.record is not None:
         outcome.record(tx)
@@ -195,9 +205,9 @@ def advance(
 
 def unwind(tx: Tx, run: Run, *, step: int, error: dict[str, str]) -> None:
     """Record that the steps from ``step`` down are to be undone, and why."""
-    tx.update(
+    is_kept = tx.update(
         SAGAS,
-        {"id": run.id},
+        {"id": run.id, "state": RUNNING},
         state=UNWINDING,
         step=step,
         data=run.data,
@@ -205,19 +215,23 @@ def unwind(tx: Tx, run: Run, *, step: int, error: dict[str, str]) -> None:
         attempts=0,
         updated_at=_now(tx),
     )
+    if not is_kept:
+        raise MovedOn(run.id)
 
 
 def retreat(tx: Tx, run: Run, *, step: int, outcome: Outcome | None, ending: Ending | None) -> None:
     """Record an undo, with its rows; at the last the saga is unwound."""
-    tx.update(
+    is_kept = tx.update(
         SAGAS,
-        {"id": run.id},
+        {"id": run.id, "state": UNWINDING},
         state=UNWINDING if step >= 0 else UNWOUND,
         step=step,
         data=run.data,
         attempts=0,
         updated_at=_now(tx),
     )
+    if not is_kept:
+        raise MovedOn(run.id)
     if outcome is not None and outcome.record is not None:
         outcome.record(tx)
     if step < 0 and ending is not None:
@@ -227,7 +241,8 @@ def retreat(tx: Tx, run: Run, *, step: int, outcome: Outcome | None, ending: End
 def fail_undo(tx: Tx, run: Run, *, is_stuck: bool) -> None:
     """Record that an undo failed once more, and whether it is given up for now."""
     state = STUCK if is_stuck else UNWINDING
-    tx.update(SAGAS, {"id": run.id}, state=state, attempts=run.attempt, updated_at=_now(tx))
+    keys = {"id": run.id, "state": UNWINDING}
+    tx.update(SAGAS, keys, state=state, attempts=run.attempt, updated_at=_now(tx))
 
 
 #: The error of a saga that was cancelled.

@@ -458,3 +458,17 @@ async def test_outputs_that_are_not_json_fail_the_step(db, engines):
     saga_id = await db.run(begin, "one", subject="s")
     await engine.settle()
     assert (await state_of(db, saga_id)).state == "unwound"
+
+
+async def test_a_commit_that_landed_after_the_row_was_read_is_not_recorded_twice(
+    db, engines, journal
+):
+    journal.gate("do b")
+    engine = await engines()
+    saga_id = await db.run(begin, "abc", subject="s")
+    await journal.reached["do b"].wait()
+    await db.run(lambda tx: tx.update(SAGAS, {"id": saga_id}, step=2))
+    journal.gates["do b"].set()
+    await engine.settle()
+    assert journal.events == ["do a", "do b", "do c"]
+    assert (await state_of(db, saga_id)).state == "done"
