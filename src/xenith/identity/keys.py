@@ -26,6 +26,8 @@ class TokenKeys:
 
     def __init__(self, directory: Path | None, clock: Clock) -> None:
         self._directory = directory / "tokens" if directory else None
+        if directory is not None:
+            _make_private(directory)
         self._clock = clock
         self._keys: dict[int, bytes] = {}
         self._read_at = clock.monotonic()
