@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -88,9 +89,17 @@ def world(clock: ManualClock) -> World:
 
 
 @pytest.fixture
-async def db(world: World) -> AsyncIterator[Database]:
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite in memory; with XENITH_TEST_DATABASE=postgresql a PostgreSQL database instead."""
+    if os.environ.get("XENITH_TEST_DATABASE") == "postgresql":
+        return str(request.getfixturevalue("fresh_postgres_url"))
+    return "sqlite://"
+
+
+@pytest.fixture
+async def db(world: World, database_url: str) -> AsyncIterator[Database]:
     """An empty database; the rooms whose tables are wanted must have been imported."""
-    database = open_database("sqlite://", ids=world.ids, clock=world.clock)
+    database = open_database(database_url, ids=world.ids, clock=world.clock)
     prepare(database)
     yield database
     await database.close()
