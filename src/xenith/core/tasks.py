@@ -41,6 +41,8 @@ class TaskOwner:
         task = asyncio.create_task(self._supervise(name, work), name=f"{self._name}:{name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Cancelled before its first turn, a task never awaits what it was given.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def keep(
