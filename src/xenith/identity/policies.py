@@ -159,6 +159,7 @@ POLICIES: dict[str, Check] = {
     **_crud("region", "regions", read=anyone, write=admin),
     **_crud("service", "services", read=system_reader, write=admin),
     **_crud("endpoint", "endpoints", read=system_reader, write=admin),
+    **_crud("policy", "policies", read=system_reader, write=admin),
     "identity:get_application_credential": own_user_or_system_reader,
     "identity:list_application_credentials": own_user_or_system_reader,
     "identity:create_application_credential": only_own_user,

@@ -507,3 +507,29 @@ class Ec2Body(Struct, frozen=True):
     """Body with the project of an EC2 key pair to make."""
 
     tenant_id: Id
+
+
+class NewPolicy(Struct, frozen=True):
+    """A policy to keep."""
+
+    blob: Text | dict[str, Any]
+    type: Name
+
+
+class PolicyChange(Struct, frozen=True):
+    """What changes of a policy."""
+
+    blob: Text | dict[str, Any] | UnsetType = UNSET
+    type: Name | UnsetType = UNSET
+
+
+class PolicyBody(Struct, frozen=True):
+    """Body with a policy to keep."""
+
+    policy: Annotated[dict[str, Any], known(NewPolicy)]
+
+
+class PolicyChangeBody(Struct, frozen=True):
+    """Body with a policy's changes."""
+
+    policy: Annotated[dict[str, Any], known(PolicyChange)]

@@ -70,7 +70,7 @@ class Cloud:
         return str(answer.headers["x-subject-token"])
 
     async def make(self, noun: str, **fields: Any) -> dict[str, Any]:
-        plural = noun + ("ies" if noun.endswith("y") else "s")
+        plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
         answer = await self.admin.post(f"/{plural}", json={noun: fields})
         assert answer.status_code == 201, answer.text
         return dict(answer.json()[noun])

@@ -329,3 +329,15 @@ async def test_a_domains_manager_rules_in_it_and_nowhere_else(cloud):
         for assignment in (await own.get("/role_assignments")).json()["role_assignments"]
     }
     assert elsewhere not in query
+
+
+async def test_a_policy_is_kept_as_it_came(cloud):
+    made = await cloud.make("policy", type="application/json", blob={"default": False})
+    assert made["blob"] == {"default": False}
+    url = f"/policies/{made['id']}"
+    changed = await cloud.admin.patch(url, json={"policy": {"blob": "text"}})
+    assert changed.json()["policy"]["blob"] == "text"
+    listed = (await cloud.admin.get("/policies?type=application/json")).json()["policies"]
+    assert [one["id"] for one in listed] == [made["id"]]
+    assert (await cloud.admin.delete(url)).status_code == 204
+    assert (await cloud.admin.get(url)).status_code == 404

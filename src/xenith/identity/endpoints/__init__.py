@@ -5,6 +5,7 @@ from xenith.identity.endpoints import (
     assignments,
     catalog,
     people,
+    policies,
     projects,
     roles,
     secrets,
@@ -23,6 +24,7 @@ ENDPOINTS = (
     *assignments.ENDPOINTS,
     *catalog.ENDPOINTS,
     *secrets.ENDPOINTS,
+    *policies.ENDPOINTS,
 )
 
 
