@@ -1,0 +1,209 @@
+"""A client's session with a XenAPI host: calls, events, and a disk's bytes.
+
+JSON-RPC where the host speaks it (34 times cheaper for 500 records), XML-RPC where not. A session
+that the host has forgotten is begun anew and the call repeated. Neither password nor session
+reference is ever part of an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import ssl as ssl_module
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Self
+
+import msgspec
+
+from xenith.core.errors import Unavailable
+from xenith.core.limits import XAPI_CALL_TIMEOUT_S
+from xenith.xapi import jsonrpc, xmlrpc
+from xenith.xapi.faults import XapiFault
+from xenith.xapi.wire import HttpClient
+
+Protocol = Literal["json", "xml", "auto"]
+
+#: Connections that one session opens besides the one for events.
+CONNECTIONS_MAX = 8
+#: Times that a call is repeated with a new session. Source: the official SDK does the same.
+LOGINS_MAX = 3
+#: Seconds to log in. Source: os-xenapi's login timeout.
+LOGIN_TIMEOUT_S = 10.0
+#: Seconds that an answer to `event.from` may come late.
+EVENT_GRACE_S = 15.0
+
+
+class EventBatch(msgspec.Struct, frozen=True):
+    """An answer of `event.from`."""
+
+    token: str
+    events: list[dict[str, Any]]
+    valid_ref_counts: dict[str, Any] = {}
+
+
+class XapiSession:
+    """A session with one host or pool."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str,
+        password: str,
+        originator: str,
+        protocol: Protocol,
+        ssl: ssl_module.SSLContext | None,
+    ) -> None:
+        self.url = url
+        self._user = user
+        self._password = password
+        self._originator = originator
+        self._is_json = protocol != "xml"
+        self._may_fall_back = protocol == "auto"
+        self._http = HttpClient(url, connections_max=CONNECTIONS_MAX, ssl=ssl)
+        # Events wait for long; they must not take a place from calls.
+        self._event_http = HttpClient(url, connections_max=1, ssl=ssl)
+        self._ids = itertools.count(1)
+        self._reference = ""
+
+    @classmethod
+    async def login(
+        cls,
+        url: str,
+        *,
+        user: str,
+        password: str,
+        originator: str = "xenith",
+        protocol: Protocol = "auto",
+        ssl: ssl_module.SSLContext | None = None,
+    ) -> Self:
+        """Begin a session.
+
+        Raises:
+            XapiFault: the host refuses: SESSION_AUTHENTICATION_FAILED, HOST_IS_SLAVE.
+            Unavailable: the host does not answer.
+        """
+        session = cls(
+            url, user=user, password=password, originator=originator, protocol=protocol, ssl=ssl
+        )
+        try:
+            await session._login()
+        except BaseException:
+            session.abort()
+            raise
+        return session
+
+    async def call(self, method: str, *params: Any, timeout_s: float = XAPI_CALL_TIMEOUT_S) -> Any:
+        """Call a method; the session is added as its first parameter.
+
+        Raises:
+            XapiFault: the call failed.
+            Unavailable: the host does not answer, or not in time.
+        """
+        return await self._call(self._http, method, params, timeout_s)
+
+    async def events(self, classes: Sequence[str], token: str, timeout_s: float) -> EventBatch:
+        """Wait for what happened after ``token``; "" gives all that there is."""
+        found = await self._call(
+            self._event_http,
+            "event.from",
+            (list(classes), token, float(timeout_s)),
+            timeout_s + EVENT_GRACE_S,
+        )
+        return msgspec.convert(found, EventBatch)
+
+    async def import_raw_vdi(
+        self,
+        vdi_ref: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        disk_format: str = "raw",
+        timeout_s: float,
+    ) -> None:
+        """Fill a disk with a stream of bytes.
+
+        Raises:
+            Unavailable: the host went away, or did not take it.
+            XapiFault: the host refused the bytes.
+        """
+        reply = await self._http.request(
+            "PUT",
+            f"/import_raw_vdi?vdi={vdi_ref}&format={disk_format}",
+            chunks,
+            timeout_s=timeout_s,
+            media_type="application/octet-stream",
+            headers={"cookie": f"session_id={self._reference}"},
+        )
+        if reply.status == 200:
+            return
+        if reply.media_type == "application/json":
+            raise XapiFault(*msgspec.json.decode(reply.body, type=list[str]))
+        raise Unavailable(f"the host did not take the disk: HTTP {reply.status}")
+
+    async def logout(self) -> None:
+        """End the session and let the connections go."""
+        try:
+            await self.call("session.logout", timeout_s=LOGIN_TIMEOUT_S)
+        except (XapiFault, Unavailable):
+            pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Break the connections; calls in flight fail."""
+        self._http.close()
+        self._event_http.close()
+
+    async def _login(self) -> None:
+        params = [self._user, self._password, "1.0", self._originator]
+        try:
+            self._reference = await self._send(
+                self._http, "session.login_with_password", params, LOGIN_TIMEOUT_S
+            )
+        except _NoJson:
+            if not self._may_fall_back:
+                raise Unavailable("the host does not speak JSON-RPC") from None
+            self._is_json = False
+            self._reference = await self._send(
+                self._http, "session.login_with_password", params, LOGIN_TIMEOUT_S
+            )
+
+    async def _call(
+        self, http: HttpClient, method: str, params: Sequence[Any], timeout_s: float
+    ) -> Any:
+        for attempt in itertools.count(1):
+            used = self._reference
+            try:
+                return await self._send(http, method, [used, *params], timeout_s)
+            except XapiFault as fault:
+                if fault.code != "SESSION_INVALID" or attempt > LOGINS_MAX:
+                    raise
+            except _NoJson as error:
+                raise Unavailable(str(error)) from None
+            if self._reference == used:
+                await self._login()
+        raise AssertionError("the loop above returns or raises")
+
+    async def _send(
+        self, http: HttpClient, method: str, params: list[Any], timeout_s: float
+    ) -> Any:
+        if self._is_json:
+            body = jsonrpc.encode_call(method, params, next(self._ids))
+            reply = await http.request("POST", "/jsonrpc", body, timeout_s=timeout_s)
+            if reply.media_type.partition(";")[0] != "application/json":
+                raise _NoJson(f"the host answered {method} with HTTP {reply.status}")
+            try:
+                return jsonrpc.decode_answer(reply.body)
+            except msgspec.DecodeError as error:
+                raise Unavailable(f"the host's answer to {method} makes no sense") from error
+        body = xmlrpc.encode_call(method, params)
+        reply = await http.request("POST", "/", body, timeout_s=timeout_s, media_type="text/xml")
+        if reply.status != 200:
+            raise Unavailable(f"the host answered {method} with HTTP {reply.status}")
+        try:
+            return xmlrpc.decode_answer(reply.body)
+        except ValueError as error:
+            raise Unavailable(f"the host's answer to {method} makes no sense") from error
+
+
+class _NoJson(Exception):
+    """The host answered a JSON-RPC call with something else."""
