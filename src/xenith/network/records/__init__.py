@@ -1,0 +1,1 @@
+"""Network's tables and transaction functions, a file per noun."""
