@@ -1,0 +1,227 @@
+"""A host without guests: power, memory, disks, time and failure as they would be, no bytes.
+
+Latency is a number of seconds for every operation, or one by the operation's name. Failures are
+drawn at a rate, or come from a script that sees each operation before it is done and may refuse
+it, or hold it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from xenith.core.world import World
+from xenith.toolstack.backends import (
+    BackendError,
+    Capacity,
+    DomainListener,
+    DomainSpec,
+    DomainState,
+)
+
+#: Sees an operation's name and its subject's uuid before it is done; raises to refuse it.
+Script = Callable[[str, str], Awaitable[None] | None]
+
+_FOOTER_BYTES = 512
+#: Source: VHD specification 1.0, Disk Type; 4 is a differencing disk, which names a parent.
+_VHD_FIXED, _VHD_DYNAMIC = 2, 3
+
+
+class SimBackend:
+    """One simulated host."""
+
+    name = "sim"
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        memory_bytes: int,
+        cpu_count: int,
+        disk_bytes: int,
+        latency_s: float | Mapping[str, float] = 0.0,
+        failure_rate: float = 0.0,
+        script: Script | None = None,
+    ) -> None:
+        self._world = world
+        self._capacity = Capacity(memory_bytes, cpu_count, disk_bytes, "simulated")
+        self._latency = latency_s
+        self._failure_rate = failure_rate
+        #: For tests; may be changed at any time.
+        self.script = script
+        self._listener: DomainListener = lambda _uuid, _state, _reason: None
+        self._domains: dict[str, DomainState] = {}
+        self._specs: dict[str, DomainSpec] = {}
+        self._disks: dict[str, int] = {}
+        self._used: dict[str, int] = {}
+        self._domid = 0
+
+    def adopt(self, domains: Mapping[str, DomainState], disks: Mapping[str, int]) -> None:
+        """Take over what an earlier process ran: simulated guests live on as real ones do."""
+        self._domains.update(domains)
+        self._disks.update(disks)
+
+    async def start(self, listener: DomainListener) -> None:
+        """Begin."""
+        self._listener = listener
+
+    async def stop(self) -> None:
+        """End; there is nothing to let go of."""
+
+    def capacity(self) -> Capacity:
+        """Tell what the host has in all."""
+        return self._capacity
+
+    async def running(self) -> Mapping[str, DomainState]:
+        """Tell the domains there are."""
+        return dict(self._domains)
+
+    # -- domains
+
+    async def domain_start(self, spec: DomainSpec, *, is_paused: bool = False) -> int:
+        """Start a domain."""
+        await self._act("domain_start", spec.vm_uuid)
+        for disk in spec.disks:
+            if disk.vdi_uuid not in self._disks:
+                raise BackendError("VDI_MISSING", "", disk.vdi_uuid)
+        self._specs[spec.vm_uuid] = spec
+        self._domains[spec.vm_uuid] = "paused" if is_paused else "running"
+        return self._next_domid()
+
+    async def domain_shutdown(self, vm_uuid: str, *, is_clean: bool) -> None:
+        """End a domain."""
+        await self._act("domain_shutdown_clean" if is_clean else "domain_shutdown", vm_uuid)
+        self._domains.pop(vm_uuid, None)
+
+    async def domain_reboot(self, vm_uuid: str, *, is_clean: bool) -> int:
+        """Restart a domain."""
+        await self._act("domain_reboot_clean" if is_clean else "domain_reboot", vm_uuid)
+        self._domains[vm_uuid] = "running"
+        return self._next_domid()
+
+    async def domain_pause(self, vm_uuid: str) -> None:
+        """Stop the domain's processors."""
+        await self._act("domain_pause", vm_uuid)
+        self._domains[vm_uuid] = "paused"
+
+    async def domain_unpause(self, vm_uuid: str) -> None:
+        """Let the domain's processors run."""
+        await self._act("domain_unpause", vm_uuid)
+        self._domains[vm_uuid] = "running"
+
+    async def domain_suspend(self, vm_uuid: str) -> None:
+        """Save the domain."""
+        await self._act("domain_suspend", vm_uuid)
+        self._domains[vm_uuid] = "suspended"
+
+    async def domain_resume(self, spec: DomainSpec) -> int:
+        """Bring a saved domain back."""
+        await self._act("domain_resume", spec.vm_uuid)
+        self._specs[spec.vm_uuid] = spec
+        self._domains[spec.vm_uuid] = "running"
+        return self._next_domid()
+
+    async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
+        """Give what a guest that read its configuration might have printed."""
+        await self._act("console_log", vm_uuid)
+        spec = self._specs.get(vm_uuid)
+        name = "" if spec is None else spec.xenstore.get("vm-data/hostname", spec.name)
+        lines = ["[    0.000000] Simulated guest, no kernel", f"{name} login: "]
+        return "\n".join(lines).encode()[-byte_count:]
+
+    def change(self, vm_uuid: str, state: DomainState) -> None:
+        """Have a guest change by itself; for tests."""
+        if state in ("halted", "crashed"):
+            self._domains.pop(vm_uuid, None)
+        else:
+            self._domains[vm_uuid] = state
+        self._listener(vm_uuid, state, "the guest's own doing")
+
+    # -- disks
+
+    async def disk_create(self, vdi_uuid: str, size_bytes: int) -> None:
+        """Make an empty disk."""
+        await self._act("disk_create", vdi_uuid)
+        self._disks[vdi_uuid] = size_bytes
+
+    async def disk_clone(self, vdi_uuid: str, parent_uuid: str) -> None:
+        """Make a disk that shares its parent's blocks."""
+        await self._act("disk_clone", vdi_uuid)
+        if parent_uuid not in self._disks:
+            raise BackendError("VDI_MISSING", "", parent_uuid)
+        self._disks[vdi_uuid] = self._disks[parent_uuid]
+
+    async def disk_resize(self, vdi_uuid: str, size_bytes: int) -> None:
+        """Grow a disk."""
+        await self._act("disk_resize", vdi_uuid)
+        self._disks[vdi_uuid] = size_bytes
+
+    async def disk_destroy(self, vdi_uuid: str) -> None:
+        """Remove a disk."""
+        await self._act("disk_destroy", vdi_uuid)
+        self._disks.pop(vdi_uuid, None)
+        self._used.pop(vdi_uuid, None)
+
+    async def disk_import(
+        self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]
+    ) -> int:
+        """Count a stream; of a VHD only the footer is looked at, and no parent is followed."""
+        await self._act("disk_import", vdi_uuid)
+        count, tail = 0, b""
+        async for piece in chunks:
+            count += len(piece)
+            tail = (tail + piece)[-_FOOTER_BYTES:]
+        if sum(self._used.values()) + count > self._capacity.disk_bytes:
+            raise BackendError("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
+        size = count if disk_format == "raw" else _vhd_size(tail)
+        self._used[vdi_uuid] = count
+        self._disks[vdi_uuid] = max(size, self._disks.get(vdi_uuid, 0))
+        return size
+
+    async def disk_used_bytes(self, vdi_uuid: str) -> int:
+        """Tell what was imported into the disk."""
+        return self._used.get(vdi_uuid, 0)
+
+    async def disks(self) -> Mapping[str, int]:
+        """Tell the disks there are."""
+        return dict(self._disks)
+
+    # -- time and failure
+
+    async def _act(self, operation: str, subject: str) -> None:
+        latency = (
+            self._latency.get(operation, 0.0)
+            if isinstance(self._latency, Mapping)
+            else self._latency
+        )
+        if latency > 0:
+            await self._world.clock.sleep(latency)
+        if self.script is not None:
+            held = self.script(operation, subject)
+            if held is not None:
+                await held
+        if self._failure_rate and self._world.ids.uniform() < self._failure_rate:
+            raise BackendError("INTERNAL_ERROR", f"simulated failure of {operation}")
+
+    def _next_domid(self) -> int:
+        self._domid += 1
+        return self._domid
+
+
+def _vhd_size(tail: bytes) -> int:
+    """Read the virtual size from a VHD's footer. Source: VHD specification 1.0, Hard Disk Footer.
+
+    Raises:
+        BackendError: VDI_IO_ERROR, it is no footer of a disk that stands alone.
+    """
+    if len(tail) != _FOOTER_BYTES or tail[:8] != b"conectix":
+        raise BackendError("VDI_IO_ERROR", "the stream does not end with a VHD footer")
+    size, kind, checksum = (
+        int.from_bytes(tail[48:56], "big"),
+        int.from_bytes(tail[60:64], "big"),
+        int.from_bytes(tail[64:68], "big"),
+    )
+    if checksum != ~(sum(tail[:64]) + sum(tail[68:])) & 0xFFFFFFFF:
+        raise BackendError("VDI_IO_ERROR", "the VHD footer's checksum is wrong")
+    if kind not in (_VHD_FIXED, _VHD_DYNAMIC):
+        raise BackendError("VDI_IO_ERROR", f"a VHD of type {kind} does not stand alone")
+    return size

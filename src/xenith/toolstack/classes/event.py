@@ -1,0 +1,143 @@
+"""Events: what changed after a token. At most one an object, the latest; none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from xenith.toolstack.methods import method
+from xenith.toolstack.objects import Objects
+from xenith.toolstack.schema import BY_LOWER_NAME, SILENT
+from xenith.toolstack.server import HostServer
+from xenith.xapi.faults import XapiFault
+
+#: The longest that one call waits. Source: clients ask for about a minute.
+WAIT_MAX_S = 600.0
+
+
+@method("event.from")
+async def event_from(
+    host: HostServer, classes: list[str], token: str, timeout_s: float
+) -> dict[str, Any]:
+    """Give events after a token, waiting up to a timeout for the first. Source: event.from."""
+    wanted = _Subscription(classes)
+    since = _generation(token)
+    objects = host.objects
+    if since > objects.generation or not objects.remembers(since):
+        raise XapiFault("EVENTS_LOST")
+    clock = host.world.clock
+    deadline = clock.monotonic() + min(float(timeout_s), WAIT_MAX_S)
+    while True:
+        if wanted.has_news(objects, since):
+            if not wanted.is_of_tasks_alone and host.event_batch_s > 0:
+                await clock.sleep(host.event_batch_s)
+            break
+        change = objects.next_change()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - clock.monotonic())):
+                await change
+        except TimeoutError:
+            break
+    return {
+        "events": wanted.events(objects, since),
+        "valid_ref_counts": {
+            name.lower(): len(objects.all(name))
+            for name in BY_LOWER_NAME.values()
+            if name not in SILENT
+        },
+        "token": f"{objects.generation:020d},{0:020d}",
+    }
+
+
+@method("event.inject")
+def inject(host: HostServer, class_name: str, ref: str) -> str:
+    """Count an object as changed; give the token from just before."""
+    before = host.objects.generation
+    host.objects.touch(BY_LOWER_NAME.get(class_name.lower(), class_name), ref)
+    return f"{before:020d},{0:020d}"
+
+
+@method("event.get_current_id")
+def get_current_id(host: HostServer) -> int:
+    """Give the number of the last event."""
+    return host.objects.generation
+
+
+class _Subscription:
+    """Which classes and objects a client asks about."""
+
+    def __init__(self, classes: Any) -> None:
+        if not isinstance(classes, list):
+            raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", str(classes)[:100])
+        self._is_all = False
+        self._classes: set[str] = set()
+        self._refs: set[tuple[str, str]] = set()
+        for text in classes:
+            name, _, ref = str(text).partition("/")
+            if name == "*":
+                self._is_all = True
+                continue
+            known = BY_LOWER_NAME.get(name.lower())
+            if known is None:
+                # Classes that a newer client knows and this server has none of.
+                continue
+            if ref:
+                self._refs.add((known, ref))
+            else:
+                self._classes.add(known)
+
+    @property
+    def is_of_tasks_alone(self) -> bool:
+        """Whether only tasks are asked about; their answers are not held back."""
+        names = self._classes | {name for name, _ in self._refs}
+        return not self._is_all and names == {"task"}
+
+    def wants(self, class_name: str, ref: str) -> bool:
+        """Tell whether an object is asked about."""
+        return self._is_all or class_name in self._classes or (class_name, ref) in self._refs
+
+    def has_news(self, objects: Objects, since: int) -> bool:
+        """Tell whether there is anything to say."""
+        changed = any(
+            self.wants(class_name, ref) for class_name, ref, _, _ in objects.changes_since(since)
+        )
+        return changed or (
+            since > 0 and any(self.wants(name, ref) for name, ref in objects.deletions_since(since))
+        )
+
+    def events(self, objects: Objects, since: int) -> list[dict[str, Any]]:
+        """Give the events, creations first, then changes, then deletions."""
+        added: list[dict[str, Any]] = []
+        changed: list[dict[str, Any]] = []
+        for class_name, ref, at, created in objects.changes_since(since):
+            if not self.wants(class_name, ref):
+                continue
+            operation = "add" if created > since else "mod"
+            event = _event(class_name, ref, operation, at)
+            event["snapshot"] = objects.get(class_name, ref)
+            (added if operation == "add" else changed).append(event)
+        deleted = [
+            _event(class_name, ref, "del", 0)
+            for class_name, ref in objects.deletions_since(since)
+            if since > 0 and self.wants(class_name, ref)
+        ]
+        return [*reversed(added), *reversed(changed), *reversed(deleted)]
+
+
+def _event(class_name: str, ref: str, operation: str, at: int) -> dict[str, Any]:
+    return {
+        "id": str(at),
+        "timestamp": "0.0",
+        "class": class_name.lower(),
+        "operation": operation,
+        "ref": ref,
+    }
+
+
+def _generation(token: str) -> int:
+    if token == "":
+        return 0
+    generation, _, messages = str(token).partition(",")
+    if not (generation.isascii() and generation.isdigit() and messages.isdigit()):
+        raise XapiFault("EVENT_FROM_TOKEN_PARSE_FAILURE", str(token)[:64])
+    return int(generation)

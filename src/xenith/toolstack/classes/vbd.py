@@ -1,0 +1,99 @@
+"""VBDs: which disk is which device of which VM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xenith.toolstack.methods import creation, is_null, method
+from xenith.toolstack.server import HostServer
+from xenith.xapi import NULL
+from xenith.xapi.faults import XapiFault
+
+#: Devices of one VM. Source: XenServer, 255 VBDs; 16 without PV drivers.
+DEVICES_MAX = 255
+
+
+@method("VBD.create", is_async=True)
+def create(host: HostServer, record: dict[str, Any]) -> str:
+    """Give a VM a disk or a drive. Source: XenAPI VBD.create."""
+    fields = creation("VBD", record)
+    vm = host.objects.get("VM", fields["VM"])
+    vdi = fields.get("VDI", NULL)
+    kind = {"disk": "Disk", "cd": "CD", "floppy": "Floppy"}.get(fields.get("type", "Disk").lower())
+    mode = fields.get("mode", "RW").upper()
+    if kind is None or mode not in ("RO", "RW"):
+        raise XapiFault("INVALID_VALUE", "type" if kind is None else "mode", record.get("type"))
+    if kind == "CD" and mode != "RO":
+        raise XapiFault("VBD_CDS_MUST_BE_READONLY")
+    if is_null(vdi):
+        if kind != "CD":
+            raise XapiFault("HANDLE_INVALID", "VDI", vdi)
+    else:
+        host.objects.get("VDI", vdi)
+    taken = {host.objects.get("VBD", ref)["userdevice"] for ref in vm["VBDs"]}
+    device = fields.get("userdevice", "autodetect")
+    if device in ("autodetect", ""):
+        device = next(str(n) for n in range(DEVICES_MAX + 1) if str(n) not in taken)
+    if device in taken:
+        raise XapiFault("DEVICE_ALREADY_EXISTS", device)
+    if not device.isdigit() or int(device) > DEVICES_MAX:
+        raise XapiFault("INVALID_DEVICE", device)
+    fields.update(
+        VDI=vdi,
+        userdevice=device,
+        type=kind,
+        mode=mode,
+        empty=is_null(vdi),
+        allowed_operations=["attach", "plug", "unplug"],
+    )
+    ref = host.objects.create("VBD", **fields)
+    host.objects.link("VM", fields["VM"], "VBDs", ref)
+    if not is_null(vdi):
+        host.objects.link("VDI", vdi, "VBDs", ref)
+    return ref
+
+
+@method("VBD.destroy", is_async=True)
+def destroy(host: HostServer, ref: str) -> None:
+    """Take a device away from a VM; the disk stays. Source: XenAPI VBD.destroy."""
+    record = host.objects.get("VBD", ref)
+    if record["currently_attached"]:
+        raise XapiFault("OPERATION_NOT_ALLOWED", f"VBD {record['uuid']} is attached")
+    remove(host, ref)
+
+
+def remove(host: HostServer, ref: str) -> None:
+    """Remove the record and what refers to it."""
+    record = host.objects.get("VBD", ref)
+    host.objects.delete("VBD", ref)
+    host.objects.unlink("VM", record["VM"], "VBDs", ref)
+    if not is_null(record["VDI"]):
+        host.objects.unlink("VDI", record["VDI"], "VBDs", ref)
+
+
+@method("VBD.insert", is_async=True)
+def insert(host: HostServer, ref: str, vdi: str) -> None:
+    """Put a disk into an empty drive of a halted VM."""
+    record = host.objects.get("VBD", ref)
+    host.objects.get("VDI", vdi)
+    if not record["empty"]:
+        raise XapiFault("VBD_NOT_EMPTY", ref)
+    if record["currently_attached"]:
+        raise XapiFault("OPERATION_NOT_ALLOWED", "media of a running VM cannot be changed")
+    host.objects.update("VBD", ref, VDI=vdi, empty=False)
+    host.objects.link("VDI", vdi, "VBDs", ref)
+
+
+@method("VBD.eject", is_async=True)
+def eject(host: HostServer, ref: str) -> None:
+    """Take the disk out of a drive of a halted VM."""
+    record = host.objects.get("VBD", ref)
+    if record["empty"]:
+        raise XapiFault("VBD_IS_EMPTY", ref)
+    if record["type"] != "CD":
+        raise XapiFault("VBD_NOT_REMOVABLE_MEDIA", ref)
+    if record["currently_attached"]:
+        raise XapiFault("OPERATION_NOT_ALLOWED", "media of a running VM cannot be changed")
+    vdi = record["VDI"]
+    host.objects.update("VBD", ref, VDI=NULL, empty=True)
+    host.objects.unlink("VDI", vdi, "VBDs", ref)

@@ -1,0 +1,435 @@
+"""VMs: made, started, stopped, paused, suspended, and what may be asked of one when.
+
+Source: XenAPI class VM, its power-state machine and its rules for concurrent operations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from xenith.toolstack.backends import DiskSpec, DomainSpec, DomainState, NicSpec
+from xenith.toolstack.classes import vbd as vbds
+from xenith.toolstack.classes import vif as vifs
+from xenith.toolstack.classes.host import free_memory_bytes, write_free_memory
+from xenith.toolstack.methods import creation, is_null, method
+from xenith.toolstack.schema import coerce
+from xenith.toolstack.server import HostServer
+from xenith.xapi import NULL
+from xenith.xapi.faults import XapiFault
+
+#: States from which each operation may start. Source: xapi_vm_lifecycle.
+FROM: dict[str, tuple[str, ...]] = {
+    "start": ("Halted",),
+    "start_on": ("Halted",),
+    "clean_shutdown": ("Running",),
+    "hard_shutdown": ("Running", "Paused", "Suspended"),
+    "clean_reboot": ("Running",),
+    "hard_reboot": ("Running", "Paused"),
+    "pause": ("Running",),
+    "unpause": ("Paused",),
+    "suspend": ("Running",),
+    "resume": ("Suspended",),
+    "resume_on": ("Suspended",),
+    "destroy": ("Halted", "Suspended"),
+}
+#: What overrides an operation that runs. Source: message_forwarding, hard_shutdown and hard_reboot.
+_OVERRIDES = {
+    "hard_shutdown": frozenset(FROM) - {"hard_shutdown", "destroy"},
+    "hard_reboot": frozenset(("clean_shutdown", "clean_reboot")),
+}
+ALLOWED = {
+    state: sorted(name for name, states in FROM.items() if state in states)
+    for state in ("Halted", "Running", "Paused", "Suspended")
+}
+#: Prefixes of xenstore data that reach a domain. Source: xenopsd, others are dropped.
+XENSTORE_PREFIXES = ("vm-data/", "FIST/")
+_STATES: dict[DomainState, str] = {
+    "running": "Running",
+    "paused": "Paused",
+    "suspended": "Suspended",
+    "halted": "Halted",
+    "crashed": "Halted",
+}
+
+
+@method("VM.create", is_async=True)
+def create(host: HostServer, record: dict[str, Any]) -> str:
+    """Make a VM, halted. Source: XenAPI VM.create."""
+    fields = creation("VM", record)
+    if not isinstance(record.get("name_label"), str):
+        raise XapiFault("FIELD_TYPE_ERROR", "name_label")
+    largest = fields.get("memory_static_max", 0)
+    if largest <= 0:
+        raise XapiFault("INVALID_VALUE", "memory_static_max", largest)
+    for name in ("memory_dynamic_max", "memory_dynamic_min"):
+        fields[name] = fields.get(name) or largest
+    if fields.get("VCPUs_max", 1) < max(1, fields.get("VCPUs_at_startup", 1)):
+        raise XapiFault("INVALID_VALUE", "VCPUs_max", fields.get("VCPUs_max", 1))
+    fields.update(allowed_operations=ALLOWED["Halted"], memory_target=largest)
+    return host.objects.create("VM", **fields)
+
+
+@method("VM.destroy", is_async=True)
+async def destroy(host: HostServer, ref: str) -> None:
+    """Remove a VM with its VBDs and VIFs; its disks stay. Source: XenAPI VM.destroy."""
+    async with _operation(host, ref, "destroy") as record:
+        if record["power_state"] == "Suspended":
+            await host.backend.domain_shutdown(record["uuid"], is_clean=False)
+        for vbd in list(record["VBDs"]):
+            vbds.remove(host, vbd)
+        for vif in list(record["VIFs"]):
+            vifs.remove(host, vif)
+        for console in list(record["consoles"]):
+            host.objects.delete("console", console)
+        if not is_null(record["metrics"]):
+            host.objects.delete("VM_metrics", record["metrics"])
+        host.objects.delete("VM", ref)
+
+
+@method("VM.start", is_async=True)
+async def start(
+    host: HostServer, ref: str, start_paused: bool = False, force: bool = False
+) -> None:
+    """Start a VM. Source: XenAPI VM.start."""
+    del force
+    async with _operation(host, ref, "start") as record:
+        if record["is_a_template"]:
+            raise XapiFault("VM_IS_TEMPLATE", ref)
+        if not host.objects.get("host", host.objects.only("host"))["enabled"]:
+            raise XapiFault("HOST_DISABLED", host.objects.only("host"))
+        _take_memory(host, record)
+        try:
+            domid = await host.backend.domain_start(spec(host, record), is_paused=start_paused)
+        except BaseException:
+            _give_memory(host, record)
+            raise
+        _has_started(host, ref, domid, "Paused" if start_paused else "Running")
+
+
+@method("VM.start_on", is_async=True)
+async def start_on(
+    host: HostServer, ref: str, on: str, start_paused: bool = False, force: bool = False
+) -> None:
+    """Start a VM on a host of the pool. Source: XenAPI VM.start_on."""
+    host.objects.get("host", on)
+    await start(host, ref, start_paused, force)
+
+
+@method("VM.clean_shutdown", is_async=True)
+async def clean_shutdown(host: HostServer, ref: str) -> None:
+    """Ask the guest to shut down and wait. Source: XenAPI VM.clean_shutdown."""
+    async with _operation(host, ref, "clean_shutdown") as record:
+        await host.backend.domain_shutdown(record["uuid"], is_clean=True)
+        has_stopped(host, ref, "Halted")
+
+
+@method("VM.hard_shutdown", is_async=True)
+async def hard_shutdown(host: HostServer, ref: str) -> None:
+    """Cut the power. Source: XenAPI VM.hard_shutdown."""
+    async with _operation(host, ref, "hard_shutdown") as record:
+        await host.backend.domain_shutdown(record["uuid"], is_clean=False)
+        has_stopped(host, ref, "Halted")
+
+
+@method("VM.shutdown", is_async=True)
+async def shutdown(host: HostServer, ref: str) -> None:
+    """Ask the guest, and cut the power when it does not. Source: XenAPI VM.shutdown."""
+    try:
+        await clean_shutdown(host, ref)
+    except XapiFault:
+        await hard_shutdown(host, ref)
+
+
+@method("VM.clean_reboot", is_async=True)
+async def clean_reboot(host: HostServer, ref: str) -> None:
+    """Ask the guest to reboot and wait. Source: XenAPI VM.clean_reboot."""
+    await _reboot(host, ref, "clean_reboot")
+
+
+@method("VM.hard_reboot", is_async=True)
+async def hard_reboot(host: HostServer, ref: str) -> None:
+    """Cut the power and start again. Source: XenAPI VM.hard_reboot."""
+    await _reboot(host, ref, "hard_reboot")
+
+
+async def _reboot(host: HostServer, ref: str, name: str) -> None:
+    async with _operation(host, ref, name) as record:
+        domid = await host.backend.domain_reboot(record["uuid"], is_clean=name == "clean_reboot")
+        _has_started(host, ref, domid, "Running")
+
+
+@method("VM.pause", is_async=True)
+async def pause(host: HostServer, ref: str) -> None:
+    """Stop the processors. Source: XenAPI VM.pause."""
+    async with _operation(host, ref, "pause") as record:
+        await host.backend.domain_pause(record["uuid"])
+        _set_power(host, ref, "Paused")
+
+
+@method("VM.unpause", is_async=True)
+async def unpause(host: HostServer, ref: str) -> None:
+    """Let the processors run. Source: XenAPI VM.unpause."""
+    async with _operation(host, ref, "unpause") as record:
+        await host.backend.domain_unpause(record["uuid"])
+        _set_power(host, ref, "Running")
+
+
+@method("VM.suspend", is_async=True)
+async def suspend(host: HostServer, ref: str) -> None:
+    """Save the memory and stop. Source: XenAPI VM.suspend."""
+    async with _operation(host, ref, "suspend") as record:
+        await host.backend.domain_suspend(record["uuid"])
+        has_stopped(host, ref, "Suspended")
+
+
+@method("VM.resume", is_async=True)
+async def resume(
+    host: HostServer, ref: str, start_paused: bool = False, force: bool = False
+) -> None:
+    """Go on from the saved memory. Source: XenAPI VM.resume."""
+    del force
+    async with _operation(host, ref, "resume") as record:
+        _take_memory(host, record)
+        try:
+            domid = await host.backend.domain_resume(spec(host, record))
+            if start_paused:
+                await host.backend.domain_pause(record["uuid"])
+        except BaseException:
+            _give_memory(host, record)
+            raise
+        _has_started(host, ref, domid, "Paused" if start_paused else "Running")
+
+
+@method("VM.resume_on", is_async=True)
+async def resume_on(
+    host: HostServer, ref: str, on: str, start_paused: bool = False, force: bool = False
+) -> None:
+    """Go on, on a host of the pool. Source: XenAPI VM.resume_on."""
+    host.objects.get("host", on)
+    await resume(host, ref, start_paused, force)
+
+
+@method("VM.set_memory_limits", is_async=True)
+def set_memory_limits(
+    host: HostServer,
+    ref: str,
+    static_min: int,
+    static_max: int,
+    dynamic_min: int,
+    dynamic_max: int,
+) -> None:
+    """Set the memory of a halted VM. Source: XenAPI VM.set_memory_limits."""
+    record = host.objects.get("VM", ref)
+    if record["power_state"] != "Halted":
+        raise _bad_state(ref, ("Halted",), record["power_state"])
+    host.objects.update(
+        "VM",
+        ref,
+        memory_static_min=coerce("VM", "memory_static_min", static_min),
+        memory_static_max=coerce("VM", "memory_static_max", static_max),
+        memory_dynamic_min=coerce("VM", "memory_dynamic_min", dynamic_min),
+        memory_dynamic_max=coerce("VM", "memory_dynamic_max", dynamic_max),
+    )
+
+
+@method("VM.get_allowed_VBD_devices")
+def get_allowed_vbd_devices(host: HostServer, ref: str) -> list[str]:
+    """List the device numbers that are free."""
+    taken = {
+        host.objects.get("VBD", vbd)["userdevice"] for vbd in host.objects.get("VM", ref)["VBDs"]
+    }
+    return [str(n) for n in range(16) if str(n) not in taken]
+
+
+@method("VM.get_allowed_VIF_devices")
+def get_allowed_vif_devices(host: HostServer, ref: str) -> list[str]:
+    """List the device numbers that are free."""
+    taken = {host.objects.get("VIF", vif)["device"] for vif in host.objects.get("VM", ref)["VIFs"]}
+    return [str(n) for n in range(vifs.DEVICES_MAX + 1) if str(n) not in taken]
+
+
+def spec(host: HostServer, record: dict[str, Any]) -> DomainSpec:
+    """Give the backend's view of a VM."""
+    disks = []
+    for ref in record["VBDs"]:
+        vbd = host.objects.get("VBD", ref)
+        if vbd["empty"]:
+            continue
+        vdi = host.objects.get("VDI", vbd["VDI"])
+        disks.append(
+            DiskSpec(
+                vdi["uuid"],
+                vbd["userdevice"],
+                is_read_only=vbd["mode"] == "RO",
+                is_cd=vbd["type"] == "CD",
+            )
+        )
+    cards = [host.objects.get("VIF", ref) for ref in record["VIFs"]]
+    return DomainSpec(
+        vm_uuid=record["uuid"],
+        name=record["name_label"],
+        memory_bytes=record["memory_static_max"],
+        vcpu_count=record["VCPUs_at_startup"],
+        disks=tuple(sorted(disks, key=lambda disk: int(disk.device))),
+        nics=tuple(
+            NicSpec(
+                card["device"],
+                card["MAC"],
+                host.objects.get("network", card["network"])["uuid"],
+                card["MTU"],
+            )
+            for card in sorted(cards, key=lambda card: int(card["device"]))
+        ),
+        platform=dict(record["platform"]),
+        xenstore={
+            key: value
+            for key, value in record["xenstore_data"].items()
+            if key.startswith(XENSTORE_PREFIXES)
+        },
+        other_config=dict(record["other_config"]),
+    )
+
+
+def changed_by_itself(host: HostServer, vm_uuid: str, state: DomainState, reason: str) -> None:
+    """Hear from the backend that a domain changed: shut down, crashed, rebooted by its guest."""
+    del reason
+    try:
+        ref = host.objects.by_uuid("VM", vm_uuid)
+    except XapiFault:
+        return
+    if host.busy.get(ref):
+        # The operation that runs writes what comes of it.
+        return
+    power = _STATES[state]
+    if power == host.objects.get("VM", ref)["power_state"]:
+        return
+    if power in ("Halted", "Suspended"):
+        has_stopped(host, ref, power)
+    else:
+        _set_power(host, ref, power)
+
+
+def adopt(host: HostServer, states: dict[str, DomainState]) -> None:
+    """Bring the records in step with the domains that the backend found at start."""
+    for ref, record in list(host.objects.all("VM").items()):
+        power = _STATES[states.get(record["uuid"], "halted")]
+        was = record["power_state"]
+        if record["current_operations"]:
+            host.objects.update("VM", ref, current_operations={})
+        if power in ("Running", "Paused"):
+            host.memory_used_bytes += record["memory_static_max"]
+        if power == was:
+            continue
+        if power in ("Running", "Paused"):
+            _has_started(host, ref, record["domid"] if record["domid"] > 0 else 1, power)
+        else:
+            if was in ("Running", "Paused"):
+                # The memory was never counted in this process.
+                host.memory_used_bytes += record["memory_static_max"]
+            has_stopped(host, ref, power)
+    write_free_memory(host)
+
+
+@contextlib.asynccontextmanager
+async def _operation(host: HostServer, ref: str, name: str) -> AsyncIterator[dict[str, Any]]:
+    """Hold a VM for one operation, if its state and what else runs allow it."""
+    record = host.objects.get("VM", ref)
+    if name in record["blocked_operations"]:
+        raise XapiFault("OPERATION_BLOCKED", ref, record["blocked_operations"][name])
+    running = host.busy.setdefault(ref, {})
+    over = _OVERRIDES.get(name, frozenset())
+    for other in running.values():
+        if other not in over:
+            raise XapiFault("OTHER_OPERATION_IN_PROGRESS", "VM", ref, other, NULL)
+    if record["power_state"] not in FROM[name] and not running:
+        raise _bad_state(ref, FROM[name], record["power_state"])
+    mark = host.world.ids.hex()
+    running[mark] = name
+    record["current_operations"] = dict(running)
+    try:
+        yield record
+    finally:
+        running.pop(mark, None)
+        if not running:
+            host.busy.pop(ref, None)
+        if host.objects.find("VM", ref) is not None:
+            record["current_operations"] = dict(running)
+
+
+def _bad_state(ref: str, expected: tuple[str, ...], actual: str) -> XapiFault:
+    return XapiFault(
+        "VM_BAD_POWER_STATE", ref, ", ".join(state.lower() for state in expected), actual.lower()
+    )
+
+
+def _take_memory(host: HostServer, record: dict[str, Any]) -> None:
+    needed, free = record["memory_static_max"], free_memory_bytes(host)
+    if needed > free:
+        raise XapiFault("HOST_NOT_ENOUGH_FREE_MEMORY", needed, free)
+    host.memory_used_bytes += needed
+
+
+def _give_memory(host: HostServer, record: dict[str, Any]) -> None:
+    host.memory_used_bytes = max(0, host.memory_used_bytes - record["memory_static_max"])
+
+
+def _has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
+    record = host.objects.get("VM", ref)
+    fields: dict[str, Any] = {
+        "domid": domid,
+        "other_config": {**record["other_config"], "last_dom_id": str(domid)},
+    }
+    if is_null(record["metrics"]):
+        fields["metrics"] = host.objects.create(
+            "VM_metrics",
+            memory_actual=record["memory_static_max"],
+            VCPUs_number=record["VCPUs_at_startup"],
+            start_time=host.now(),
+            hvm=True,
+        )
+    if not record["consoles"]:
+        console = host.objects.create("console", VM=ref)
+        uuid = host.objects.get("console", console)["uuid"]
+        host.objects.update(
+            "console", console, location=f"http://{host.address}/console?uuid={uuid}"
+        )
+        fields["consoles"] = [console]
+    _set_power(host, ref, power, **fields)
+    for vbd in record["VBDs"]:
+        row = host.objects.get("VBD", vbd)
+        if not row["currently_attached"]:
+            device = f"xvd{chr(ord('a') + int(row['userdevice']) % 26)}"
+            host.objects.update("VBD", vbd, currently_attached=True, device=device)
+    for vif in record["VIFs"]:
+        if not host.objects.get("VIF", vif)["currently_attached"]:
+            host.objects.update("VIF", vif, currently_attached=True)
+    write_free_memory(host)
+
+
+def has_stopped(host: HostServer, ref: str, power: str) -> None:
+    """Write that a VM runs no more."""
+    record = host.objects.get("VM", ref)
+    if record["power_state"] in ("Running", "Paused"):
+        _give_memory(host, record)
+    _set_power(host, ref, power, domid=-1)
+    # A suspended VM keeps its disks: its memory knows what is on them.
+    for vbd in record["VBDs"] if power == "Halted" else ():
+        host.objects.update("VBD", vbd, currently_attached=False)
+    for vif in record["VIFs"]:
+        host.objects.update("VIF", vif, currently_attached=False)
+    write_free_memory(host)
+
+
+def _set_power(host: HostServer, ref: str, power: str, **fields: Any) -> None:
+    is_here = power in ("Running", "Paused")
+    own = host.objects.only("host")
+    host.objects.update(
+        "VM",
+        ref,
+        power_state=power,
+        allowed_operations=ALLOWED[power],
+        resident_on=own if is_here else NULL,
+        **fields,
+    )

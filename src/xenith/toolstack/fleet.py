@@ -1,0 +1,291 @@
+"""Many hosts in one process, each at an address of its own, remembered in one journal.
+
+After a restart each host has its records, its port and its uuid again; simulated domains live on,
+real ones are found by their backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xenith.core.errors import Conflict
+from xenith.core.world import World
+from xenith.toolstack.backends import Backend, DomainState
+from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.classes.vm import adopt, changed_by_itself
+from xenith.toolstack.journal import Entry, Journal
+from xenith.toolstack.objects import VOLATILE, Objects, Record
+from xenith.toolstack.schema import CLASSES
+from xenith.toolstack.server import EVENT_BATCH_S, HostServer
+
+#: The pseudo-class under which the journal keeps a host's port.
+_ADDRESS = "address"
+#: Sets that follow from other records: class, its field, the class it names, the set there. They
+#: are not kept, so that a change costs the same however many there are.
+DERIVED = (
+    ("VDI", "SR", "SR", "VDIs"),
+    ("VBD", "VM", "VM", "VBDs"),
+    ("VBD", "VDI", "VDI", "VBDs"),
+    ("VIF", "VM", "VM", "VIFs"),
+    ("VIF", "network", "network", "VIFs"),
+)
+_NOT_KEPT = {(holder, field) for _, _, holder, field in DERIVED}
+_DOMAINS: dict[str, DomainState] = {
+    "Running": "running",
+    "Paused": "paused",
+    "Suspended": "suspended",
+}
+
+
+class HostEndpoint(NamedTuple):
+    """Where a host of the fleet is."""
+
+    name: str
+    url: str
+    host_uuid: str
+
+
+class Fleet:
+    """The hosts of one process; ``directory`` None keeps nothing."""
+
+    def __init__(
+        self, world: World, directory: Path | None = None, *, event_batch_s: float = EVENT_BATCH_S
+    ) -> None:
+        self._world = world
+        self._event_batch_s = event_batch_s
+        self._journal = None if directory is None else Journal(directory / "journal")
+        self._found: dict[str, dict[tuple[str, str], Record]] | None = None
+        self._ports: dict[str, int] = {}
+        self.hosts: dict[str, HostServer] = {}
+
+    async def add_host(
+        self,
+        name: str,
+        backend: Backend,
+        *,
+        password: str,
+        listen: str = "127.0.0.1",
+        port: int = 0,
+    ) -> HostEndpoint:
+        """Start a host; one that was here before is as it was, at the same port.
+
+        Raises:
+            Conflict: the fleet has a host of that name.
+            Unavailable: its port is taken.
+        """
+        if name in self.hosts:
+            raise Conflict(f"the fleet has a host named {name}", name=name)
+        found = self._read().pop(name, {})
+        self._ports.setdefault(name, found.pop((_ADDRESS, ""), {}).get("port", 0))
+        objects = Objects(self._world, keep=self._keeper(name))
+        host = HostServer(
+            self._world,
+            objects,
+            backend,
+            name=name,
+            password=password,
+            event_batch_s=self._event_batch_s,
+        )
+        self.hosts[name] = host
+        if found:
+            for (class_name, ref), record in found.items():
+                objects.load(class_name, ref, record)
+            _forget_half_made(objects)
+            if isinstance(backend, SimBackend):
+                backend.adopt(_domains(objects), _disks(objects))
+        else:
+            _furnish(host)
+        await backend.start(
+            lambda uuid, state, reason: changed_by_itself(host, uuid, state, reason)
+        )
+        _bring_up_to_date(host)
+        adopt(host, dict(await backend.running()))
+        bound = await host.listen(listen, port or self._ports[name])
+        self._ports[name] = bound
+        self._write(name, _ADDRESS, "", {"port": bound})
+        own = objects.only("host")
+        objects.update("host", own, address=host.address)
+        return HostEndpoint(name, f"http://{host.address}", objects.get("host", own)["uuid"])
+
+    async def start(self) -> None:
+        """Begin the journal anew, with what the hosts have now."""
+        if self._journal is not None and self._found is None:
+            self._read()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal.begin(self._entries())
+
+    async def stop(self) -> None:
+        """Stop all hosts; domains live on."""
+        for host in self.hosts.values():
+            await host.stop()
+        self.hosts.clear()
+        if self._journal is not None:
+            self._journal.close()
+
+    # -- the journal
+
+    def _read(self) -> dict[str, dict[tuple[str, str], Record]]:
+        if self._found is not None:
+            return self._found
+        found: dict[str, dict[tuple[str, str], Record]] = {}
+        for entry in self._journal.read() if self._journal is not None else ():
+            objects = found.setdefault(entry.host, {})
+            key = (entry.class_name, entry.ref)
+            if entry.record is None:
+                objects.pop(key, None)
+            elif entry.class_name in CLASSES or entry.class_name == _ADDRESS:
+                objects.setdefault(key, {}).update(entry.record)
+        self._found = found
+        if self._journal is not None:
+            # Hosts that are not added this time keep their records.
+            self._journal.begin(_kept(found))
+        return found
+
+    def _entries(self) -> Iterable[Entry]:
+        for name, host in self.hosts.items():
+            yield Entry(name, _ADDRESS, "", {"port": self._ports[name]})
+            for class_name in CLASSES:
+                if class_name in VOLATILE:
+                    continue
+                for ref, record in host.objects.all(class_name).items():
+                    kept = {
+                        field: value
+                        for field, value in record.items()
+                        if (class_name, field) not in _NOT_KEPT
+                    }
+                    yield Entry(name, class_name, ref, kept)
+        yield from _kept(self._found or {})
+
+    def _keeper(self, name: str) -> Any:
+        if self._journal is None:
+            return None
+        return lambda class_name, ref, record: self._write(name, class_name, ref, record)
+
+    def _write(self, name: str, class_name: str, ref: str, record: Record | None) -> None:
+        if self._journal is None:
+            return
+        if record is not None:
+            record = {
+                field: value
+                for field, value in record.items()
+                if (class_name, field) not in _NOT_KEPT
+            }
+            if not record:
+                return
+        self._journal.write(name, class_name, ref, record)
+
+
+def _kept(found: dict[str, dict[tuple[str, str], Record]]) -> Iterable[Entry]:
+    for name, objects in found.items():
+        for (class_name, ref), record in objects.items():
+            yield Entry(name, class_name, ref, record)
+
+
+def _furnish(host: HostServer) -> None:
+    """Make what every host has: itself, its pool, an SR and a network for its management."""
+    objects = host.objects
+    metrics = objects.create("host_metrics")
+    own = objects.create(
+        "host",
+        name_label=host.name,
+        hostname=host.name,
+        metrics=metrics,
+        name_description=f"Xenith toolstack, {host.backend.name}",
+    )
+    sr = objects.create(
+        "SR",
+        name_label="Local storage",
+        type="file",
+        content_type="user",
+        allowed_operations=["scan", "vdi_create", "vdi_destroy", "vdi_clone", "vdi_resize"],
+    )
+    pbd = objects.create("PBD", host=own, SR=sr, currently_attached=True)
+    network = objects.create("network", name_label="Management", bridge="xenbr0")
+    pif = objects.create(
+        "PIF",
+        host=own,
+        network=network,
+        device="eth0",
+        management=True,
+        physical=True,
+        currently_attached=True,
+        IP="127.0.0.1",
+    )
+    objects.update("SR", sr, PBDs=[pbd])
+    objects.update("network", network, PIFs=[pif])
+    objects.update("host", own, PBDs=[pbd], PIFs=[pif], suspend_image_sr=sr, crash_dump_sr=sr)
+    objects.create("pool", master=own, default_SR=sr, suspend_image_SR=sr, crash_dump_SR=sr)
+
+
+def _bring_up_to_date(host: HostServer) -> None:
+    """Write what may differ from one process to the next: capacity, versions, time."""
+    from xenith import __version__  # noqa: PLC0415 - one value
+
+    objects, capacity = host.objects, host.backend.capacity()
+    own = objects.only("host")
+    boot = objects.get("host", own)["other_config"].get("boot_time")
+    now = f"{host.world.clock.now():.0f}"
+    objects.update(
+        "host",
+        own,
+        software_version={
+            "product_brand": "Xenith",
+            "product_version": __version__,
+            "xapi": "1.20",
+            "platform_name": "Xenith",
+            "platform_version": __version__,
+            "build_number": __version__,
+            "hostname": host.name,
+        },
+        cpu_info={
+            "cpu_count": str(capacity.cpu_count),
+            "socket_count": "1",
+            "modelname": capacity.cpu_model,
+            "vendor": "",
+            "speed": "",
+        },
+        other_config={
+            **objects.get("host", own)["other_config"],
+            "boot_time": boot or now,
+            "agent_start_time": now,
+        },
+        capabilities=["hvm-3.0-x86_64"],
+    )
+    objects.update(
+        "host_metrics",
+        objects.only("host_metrics"),
+        memory_total=capacity.memory_bytes,
+        live=True,
+        last_updated=host.now(),
+    )
+    objects.update("SR", objects.only("SR"), physical_size=capacity.disk_bytes)
+
+
+def _forget_half_made(objects: Objects) -> None:
+    """Remove what a crash cut short, and fill the sets that are derived from other records."""
+    for ref, record in list(objects.all("VDI").items()):
+        # A disk's location is written when its place on the backend is there.
+        if not record["location"]:
+            objects.delete("VDI", ref)
+    for class_name in ("VBD", "VIF"):
+        for ref, record in list(objects.all(class_name).items()):
+            if objects.find("VM", record["VM"]) is None:
+                objects.delete(class_name, ref)
+    for of, field, holder, holder_field in DERIVED:
+        for ref, record in objects.all(of).items():
+            objects.link(holder, record[field], holder_field, ref)
+
+
+def _domains(objects: Objects) -> dict[str, DomainState]:
+    return {
+        record["uuid"]: _DOMAINS[record["power_state"]]
+        for record in objects.all("VM").values()
+        if record["power_state"] in _DOMAINS
+    }
+
+
+def _disks(objects: Objects) -> dict[str, int]:
+    return {record["uuid"]: record["virtual_size"] for record in objects.all("VDI").values()}

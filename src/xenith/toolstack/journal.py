@@ -1,0 +1,86 @@
+"""What a fleet's hosts know, on disk: an append-only file of records, one write a change.
+
+A change is on its way to the disk when its call is answered, so the death of the process loses
+nothing. A record torn by a crash is the last one and is cut off. At each start what is left is
+written anew, so that the file stays in proportion to what there is.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+_LENGTH = struct.Struct(">I")
+#: Bytes of one record; more means that the length itself is torn.
+RECORD_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """One change: the fields that changed, or None when the object is gone."""
+
+    host: str
+    class_name: str
+    ref: str
+    record: dict[str, Any] | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class Journal:
+    """The file of one fleet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
+
+    def read(self) -> Iterator[Entry]:
+        """Give the entries there are, oldest first; a torn end is left out."""
+        if not self._path.exists():
+            return
+        data = self._path.read_bytes()
+        at = 0
+        while at + _LENGTH.size <= len(data):
+            (length,) = _LENGTH.unpack_from(data, at)
+            end = at + _LENGTH.size + length
+            if length > RECORD_BYTES_MAX or end > len(data):
+                return
+            try:
+                yield _decoder.decode(data[at + _LENGTH.size : end])
+            except msgspec.DecodeError:
+                return
+            at = end
+
+    def begin(self, entries: Iterable[Entry]) -> None:
+        """Write what there is anew and go on from there."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".new")
+        with draft.open("wb") as file:
+            for entry in entries:
+                file.write(_framed(entry))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o600)
+        draft.replace(self._path)
+        self._file = self._path.open("ab", buffering=0)
+
+    def write(self, host: str, class_name: str, ref: str, record: dict[str, Any] | None) -> None:
+        """Add one change."""
+        self._file.write(_framed(Entry(host, class_name, ref, record)))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _framed(entry: Entry) -> bytes:
+    data = _encode(entry)
+    return _LENGTH.pack(len(data)) + data
