@@ -7,7 +7,7 @@ class XapiFault(Exception):
     """What a call answers when it fails. Source: XenAPI, "Error Handling"."""
 
     def __init__(self, code: str, *params: object) -> None:
-        super().__init__(code, *params)
+        super().__init__(code)
         self.code = code
         self.params = tuple(str(param) for param in params)
 
@@ -17,6 +17,10 @@ class XapiFault(Exception):
         return [self.code, *self.params]
 
     def __str__(self) -> str:
-        # Session references are secrets, and the only parameter of the faults that name one.
-        shown = () if self.code == "SESSION_INVALID" else self.params
-        return f"{self.code}({', '.join(shown)})"
+        # A session's reference is a secret; these are the faults that name one.
+        names_session = self.code == "SESSION_INVALID" or self.params[:1] == ("session",)
+        shown = "" if names_session else ", ".join(self.params)
+        return f"{self.code}({shown})"
+
+    def __repr__(self) -> str:
+        return f"XapiFault({self})"

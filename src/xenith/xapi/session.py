@@ -7,18 +7,20 @@ reference is ever part of an error.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, Self
+from urllib.parse import urlencode
 
 import msgspec
 
 from xenith.core.errors import Unavailable
 from xenith.core.limits import XAPI_CALL_TIMEOUT_S
 from xenith.xapi import jsonrpc, xmlrpc
+from xenith.xapi.client import HttpClient
 from xenith.xapi.faults import XapiFault
-from xenith.xapi.wire import HttpClient
 
 Protocol = Literal["json", "xml", "auto"]
 
@@ -64,6 +66,7 @@ class XapiSession:
         self._event_http = HttpClient(url, connections_max=1, ssl=ssl)
         self._ids = itertools.count(1)
         self._reference = ""
+        self._logging_in = asyncio.Lock()
 
     @classmethod
     async def login(
@@ -109,7 +112,10 @@ class XapiSession:
             (list(classes), token, float(timeout_s)),
             timeout_s + EVENT_GRACE_S,
         )
-        return msgspec.convert(found, EventBatch)
+        try:
+            return msgspec.convert(found, EventBatch)
+        except msgspec.ValidationError as error:
+            raise Unavailable("the host's answer to event.from makes no sense") from error
 
     async def import_raw_vdi(
         self,
@@ -117,55 +123,75 @@ class XapiSession:
         chunks: AsyncIterator[bytes],
         *,
         disk_format: str = "raw",
+        size_bytes: int | None = None,
+        task_ref: str = "",
         timeout_s: float,
     ) -> None:
-        """Fill a disk with a stream of bytes.
+        """Fill a disk with a stream of bytes; the disk is whole when this returns.
+
+        xapi refuses a body in chunks: give ``size_bytes`` where the host may not be ours. There,
+        a failure after the first bytes is told only by the task, if one is given.
 
         Raises:
             Unavailable: the host went away, or did not take it.
             XapiFault: the host refused the bytes.
+            Invalid: the stream is not of ``size_bytes``.
         """
+        query = {"vdi": vdi_ref, "format": disk_format, "task_id": task_ref}
+        used = self._reference
         reply = await self._http.request(
             "PUT",
-            f"/import_raw_vdi?vdi={vdi_ref}&format={disk_format}",
+            "/import_raw_vdi?" + urlencode({key: value for key, value in query.items() if value}),
             chunks,
             timeout_s=timeout_s,
             media_type="application/octet-stream",
-            headers={"cookie": f"session_id={self._reference}"},
+            headers={"cookie": f"session_id={used}"},
+            size_bytes=size_bytes,
         )
         if reply.status == 200:
             return
         if reply.media_type == "application/json":
             raise XapiFault(*msgspec.json.decode(reply.body, type=list[str]))
+        if reply.status == 401:
+            # The bytes are spent; the next attempt finds a session that holds.
+            await self._login(instead_of=used)
         raise Unavailable(f"the host did not take the disk: HTTP {reply.status}")
 
     async def logout(self) -> None:
         """End the session and let the connections go."""
         try:
-            await self.call("session.logout", timeout_s=LOGIN_TIMEOUT_S)
-        except (XapiFault, Unavailable):
-            pass
+            await self._send(self._http, "session.logout", [self._reference], LOGIN_TIMEOUT_S)
+        except (XapiFault, Unavailable, _NoJson):
+            pass  # a host that is away, or has forgotten us, has ended it by itself
         finally:
-            self.abort()
+            await self.close()
+
+    async def close(self) -> None:
+        """Let the connections go and leave the session to expire; calls in flight fail."""
+        self.abort()
 
     def abort(self) -> None:
-        """Break the connections; calls in flight fail."""
+        """Break the connections at once; calls in flight fail."""
         self._http.close()
         self._event_http.close()
 
-    async def _login(self) -> None:
-        params = [self._user, self._password, "1.0", self._originator]
-        try:
-            self._reference = await self._send(
-                self._http, "session.login_with_password", params, LOGIN_TIMEOUT_S
-            )
-        except _NoJson:
-            if not self._may_fall_back:
-                raise Unavailable("the host does not speak JSON-RPC") from None
-            self._is_json = False
-            self._reference = await self._send(
-                self._http, "session.login_with_password", params, LOGIN_TIMEOUT_S
-            )
+    async def _login(self, *, instead_of: str = "") -> None:
+        async with self._logging_in:
+            if self._reference != instead_of:
+                return  # another call that failed with it was first
+            method = "session.login_with_password"
+            params = [self._user, self._password, "1.0", self._originator]
+            try:
+                reference = await self._send(self._http, method, params, LOGIN_TIMEOUT_S)
+            except _NoJson as error:
+                if not self._may_fall_back:
+                    raise Unavailable(str(error)) from None
+                self._is_json = False
+                reference = await self._send(self._http, method, params, LOGIN_TIMEOUT_S)
+            if not _is_safe(reference):
+                raise Unavailable("the host's answer to the login makes no sense")
+            self._may_fall_back = False
+            self._reference = reference
 
     async def _call(
         self, http: HttpClient, method: str, params: Sequence[Any], timeout_s: float
@@ -179,8 +205,7 @@ class XapiSession:
                     raise
             except _NoJson as error:
                 raise Unavailable(str(error)) from None
-            if self._reference == used:
-                await self._login()
+            await self._login(instead_of=used)
         raise AssertionError("the loop above returns or raises")
 
     async def _send(
@@ -203,6 +228,11 @@ class XapiSession:
             return xmlrpc.decode_answer(reply.body)
         except ValueError as error:
             raise Unavailable(f"the host's answer to {method} makes no sense") from error
+
+
+def _is_safe(reference: Any) -> bool:
+    # It is written into a header: nothing there may end the line.
+    return isinstance(reference, str) and bool(reference) and reference.isprintable()
 
 
 class _NoJson(Exception):

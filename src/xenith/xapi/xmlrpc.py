@@ -5,12 +5,28 @@ The standard library marshals; what is ours is which Python value becomes what.
 
 from __future__ import annotations
 
+import re
 import xmlrpc.client
 from collections.abc import Mapping
 from typing import Any
 from xml.parsers.expat import ExpatError
 
 from xenith.xapi.faults import XapiFault
+
+#: What the parser throws at texts that are no XML-RPC.
+_NONSENSE = (
+    ExpatError,
+    xmlrpc.client.Error,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+#: Characters that XML 1.0 has no way to write.
+_UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def encode_call(method: str, params: list[Any]) -> bytes:
@@ -27,15 +43,7 @@ def decode_call(body: bytes) -> tuple[str, list[Any]]:
     """
     try:
         params, method = xmlrpc.client.loads(body, use_builtin_types=False)
-    except (
-        ExpatError,
-        xmlrpc.client.Error,
-        UnicodeError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-    ) as error:
+    except _NONSENSE as error:
         raise ValueError(f"no XML-RPC call: {error}") from error
     if method is None:
         raise ValueError("no XML-RPC call: it names no method")
@@ -64,7 +72,7 @@ def decode_answer(body: bytes) -> Any:
     """
     try:
         (wrapped,), _ = xmlrpc.client.loads(body, use_builtin_types=False)
-    except (ExpatError, xmlrpc.client.Error, UnicodeError, ValueError) as error:
+    except _NONSENSE as error:
         raise ValueError(f"no XML-RPC answer: {error}") from error
     if not isinstance(wrapped, dict) or "Status" not in wrapped:
         return _inward(wrapped)
@@ -76,18 +84,20 @@ def decode_answer(body: bytes) -> Any:
 def fragment(value: str) -> str:
     """Write a task's result: the XML of one value."""
     text = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"<value>{text}</value>" if value else ""
+    return f"<value>{_UNWRITABLE.sub(chr(0xFFFD), text)}</value>" if value else ""
 
 
 def _outward(value: Any) -> Any:
     if value is None:
         return ""
-    if isinstance(value, bool | float | str | xmlrpc.client.DateTime):
+    if isinstance(value, str):
+        return _UNWRITABLE.sub("\ufffd", value)
+    if isinstance(value, bool | float | xmlrpc.client.DateTime):
         return value
     if isinstance(value, int):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _outward(item) for key, item in value.items()}
+        return {_outward(str(key)): _outward(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_outward(item) for item in value]
     return str(value)

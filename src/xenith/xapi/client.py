@@ -1,0 +1,232 @@
+"""HTTP/1.1 as a XenAPI client needs it: a few kept connections to one address, each with one call.
+
+Every wait has a deadline. What goes wrong on the way is ``Unavailable``; whether the host has
+heard the call is then unknown, so calls are repeated by those who know that they may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as ssl_module
+from collections.abc import AsyncIterator, Mapping
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from xenith.core.errors import Invalid, Unavailable
+from xenith.core.limits import XAPI_ANSWER_BYTES_MAX
+from xenith.xapi.wire import Reply
+
+#: A body whole, or its bytes as they come.
+Body = bytes | AsyncIterator[bytes]
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of a client, used by one call at a time."""
+
+    def __init__(self) -> None:
+        self._transport = cast("asyncio.Transport", None)
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Reply] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.is_usable = True
+        self.on_message_begin()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._fail(ConnectionResetError("the host hung up"))
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            # Bytes that nobody asked for: the next answer could not be told from them.
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(ConnectionError("the host wants another protocol"))
+        except httptools.HttpParserError as error:
+            self._fail(ConnectionError(f"the host's answer is no HTTP: {error}"))
+
+    # -- httptools calls these
+
+    def on_message_begin(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._media = ""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-type":
+            self._media = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > XAPI_ANSWER_BYTES_MAX:
+            self._pieces.clear()
+            self._fail(ConnectionError("the host's answer is larger than the limit"))
+        else:
+            self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # "100 Continue" comes before the answer
+            return
+        if not self._parser.should_keep_alive():
+            self.is_usable = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Reply(status, b"".join(self._pieces), self._media))
+
+    # -- one call
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        self._writable.set()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    def close(self) -> None:
+        self.is_usable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def exchange(self, head: bytes, body: Body, size_bytes: int | None) -> Reply:
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            if isinstance(body, bytes):
+                self._transport.write(head + body)
+            else:
+                self._transport.write(head)
+                await self._stream(body, size_bytes)
+            return await self._answer
+        finally:
+            # An error that came while the stream was being read has been told by now.
+            if self._answer.done() and not self._answer.cancelled():
+                self._answer.exception()
+            self._answer = None
+
+    async def _stream(self, chunks: AsyncIterator[bytes], size_bytes: int | None) -> None:
+        assert self._answer is not None, "a stream is part of a call"
+        sent = 0
+        async for piece in chunks:
+            if self._answer.done():
+                # The host has answered early: what is left of the body is of no use to it.
+                self.is_usable = False
+                return
+            sent += len(piece)
+            if size_bytes is not None and sent > size_bytes:
+                raise Invalid(f"the stream is longer than the {size_bytes} bytes it should be")
+            if size_bytes is not None:
+                self._transport.write(piece)
+            elif piece:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await self._writable.wait()
+        if self._answer.done():
+            self.is_usable = False
+        elif size_bytes is None:
+            self._transport.write(b"0\r\n\r\n")
+        elif sent < size_bytes:
+            raise Invalid(f"the stream ended after {sent} bytes of {size_bytes}")
+
+
+class HttpClient:
+    """Calls to one address over a bounded number of kept connections."""
+
+    def __init__(
+        self, url: str, *, connections_max: int, ssl: ssl_module.SSLContext | None = None
+    ) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise Invalid(f"this is no address of a host: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise Invalid("a host's address is http://HOST:PORT or https://HOST:PORT")
+        self._host = parts.hostname
+        self._port = port or (443 if parts.scheme == "https" else 80)
+        self._ssl: ssl_module.SSLContext | None = None
+        if parts.scheme == "https":
+            self._ssl = ssl or ssl_module.create_default_context()
+        self._authority = parts.netloc
+        self._idle: list[_Connection] = []
+        self._all: set[_Connection] = set()
+        self._places = asyncio.Semaphore(connections_max)
+        self._is_closed = False
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        body: Body,
+        *,
+        timeout_s: float,
+        media_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        size_bytes: int | None = None,
+    ) -> Reply:
+        """Send one request and give the reply.
+
+        Raises:
+            Unavailable: the host does not answer, or not in time.
+            Invalid: a stream is not of ``size_bytes``.
+        """
+        size = len(body) if isinstance(body, bytes) else size_bytes
+        length = "transfer-encoding: chunked" if size is None else f"content-length: {size}"
+        extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = (
+            f"{method} {target} HTTP/1.1\r\nhost: {self._authority}\r\n"
+            f"content-type: {media_type}\r\n{length}\r\n{extra}\r\n"
+        ).encode("latin-1")
+        try:
+            async with asyncio.timeout(timeout_s), self._places:
+                return await self._exchange(head, body, size)
+        except TimeoutError as error:
+            raise Unavailable(f"the host did not answer in {timeout_s:g} s") from error
+        except OSError as error:
+            raise Unavailable(f"the host cannot be reached: {error}") from error
+
+    async def _exchange(self, head: bytes, body: Body, size_bytes: int | None) -> Reply:
+        connection = await self._take()
+        is_kept = False
+        try:
+            reply = await connection.exchange(head, body, size_bytes)
+            is_kept = connection.is_usable and not self._is_closed
+        finally:
+            if is_kept:
+                self._idle.append(connection)
+            else:
+                connection.close()
+                self._all.discard(connection)
+        return reply
+
+    async def _take(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            self._all.discard(connection)
+        if self._is_closed:
+            raise ConnectionError("the session is closed")
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            _Connection, self._host, self._port, ssl=self._ssl
+        )
+        self._all.add(connection)
+        return connection
+
+    def close(self) -> None:
+        """Break all connections; no more are made."""
+        self._is_closed = True
+        for connection in tuple(self._all):
+            connection.close()
+        self._all.clear()
+        self._idle.clear()
