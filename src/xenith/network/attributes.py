@@ -135,7 +135,7 @@ class Noun:
         for name, value in settings:
             object.__setattr__(self, name, value)
         one, change = _open(self.new), _open(self.change)
-        many = Annotated[list[one], msgspec.Meta(max_length=1000)]  # type: ignore[valid-type]
+        many = Annotated[list[one], msgspec.Meta(max_length=1000)]
         post = msgspec.defstruct(
             f"{title}sBody",
             [
@@ -192,10 +192,12 @@ class Noun:
                 else "Cannot update read-only attribute {}"
             )
             raise Invalid(what.format(barred[0]), kind="HTTPBadRequest")
+        if "tenant_id" in body and body.get("project_id", body["tenant_id"]) != body["tenant_id"]:
+            raise Invalid("'project_id' and 'tenant_id' do not match", kind="HTTPBadRequest")
         read = convert(dict(body), struct)
         values: dict[str, Any] = {}
         for attribute in self.attributes:
-            if attribute.name in body:
+            if attribute.name in body and attribute.name in allowed:
                 value = getattr(read, _field(attribute.name))
                 values[attribute.key] = _plain(value, attribute.type)
         return values

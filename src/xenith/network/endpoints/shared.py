@@ -213,15 +213,17 @@ async def _create(call: NetworkCall, kind: Kind) -> dict[str, Any]:
 
 
 async def _list(call: NetworkCall, kind: Kind) -> dict[str, Any]:
-    noun, page = kind.noun, asked_page(call)
-    where = [*kind.visible(call.principal), *_asked_filters(call, kind)]
+    noun, page, view = kind.noun, asked_page(call), _view(call, kind.noun)
+    where = [*kind.visible(call.principal), *_asked_filters(call, kind, view)]
+    sortable = {
+        name: column for name, column in _sort_columns(noun).items() if not view.hides(name)
+    }
 
     def read(tx: Tx) -> tuple[list[dict[str, Any]], list[str]]:
-        rows = list_page(tx, noun.table, page, columns=_sort_columns(noun), where=where)
+        rows = list_page(tx, noun.table, page, columns=sortable, where=where)
         return kind.bodies(tx, rows), [row.id for row in rows]
 
     bodies, ids = await call.service.db.read(read)
-    view = _view(call, noun)
     answer: dict[str, Any] = {noun.plural: [view.of(body) for body in bodies]}
     if links := _links(call, page, ids):
         answer[f"{noun.plural}_links"] = links
@@ -235,7 +237,7 @@ def _sort_columns(noun: Noun) -> dict[str, sa.Column[Any]]:
     }
 
 
-def _asked_filters(call: NetworkCall, kind: Kind) -> list[sa.ColumnElement[bool]]:
+def _asked_filters(call: NetworkCall, kind: Kind, view: View) -> list[sa.ColumnElement[bool]]:
     noun = kind.noun
     for name in call.query:
         if name not in PAGING and name not in TAG_FILTERS and name not in noun.filters:
@@ -243,7 +245,8 @@ def _asked_filters(call: NetworkCall, kind: Kind) -> list[sa.ColumnElement[bool]
                 f"[{name[:64]!r}] is invalid attribute for filtering", kind="HTTPBadRequest"
             )
     found = [
-        equals_any(column, call.query[name])
+        # What is hidden from a caller is nothing that they could find a thing by.
+        sa.false() if view.hides(name) else equals_any(column, call.query[name])
         for name, column in noun.columns.items()
         if name in call.query
     ]

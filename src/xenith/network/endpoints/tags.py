@@ -19,6 +19,8 @@ from xenith.network.records.networks import NETWORKS
 
 #: Source: neutron, `TAG_MAX_LEN`.
 TAG_LENGTH_MAX = 255
+#: Tags of one thing. Source: neutron has no limit; nova has this one for servers.
+TAGS_MAX = 50
 
 
 class TagsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,56 +29,43 @@ class TagsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: Tags
 
 
-def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
-    """Give the endpoints of a noun's tags."""
-    noun = kind.noun.name
-    key = f"{noun}_id"
-    path = f"/v2.0/{kind.noun.plural}/{{{key}}}/tags"
+class TagsOf:
+    """Handlers of the tags of one noun."""
 
-    async def write(call: NetworkCall, change: Callable[[list[str]], list[str]]) -> list[str]:
-        def run(tx: Tx) -> list[str]:
-            row = kind.get(tx, call[key], call.principal)
-            enforce(call.principal, f"update_{noun}:tags", **_target(tx, kind, row))
-            tags = change(row.tags or [])
-            change_row(tx, kind.noun.table, row, {"tags": tags})
-            return tags
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._noun = kind.noun.name
 
-        return await call.service.db.run(run)
-
-    async def read(call: NetworkCall) -> list[str]:
-        row = await call.service.db.read(kind.get, call[key], call.principal)
-        return list(row.tags or [])
-
-    async def list_tags(call: NetworkCall) -> dict[str, Any]:
+    async def list_tags(self, call: NetworkCall) -> dict[str, Any]:
         """List the tags."""
-        return {"tags": await read(call)}
+        return {"tags": await self._read(call)}
 
-    async def replace_tags(call: NetworkCall) -> dict[str, Any]:
+    async def replace_tags(self, call: NetworkCall) -> dict[str, Any]:
         """Put these tags in place of all others."""
-        return {"tags": await write(call, lambda _: _unique(call.body.tags))}
+        return {"tags": await self._write(call, lambda _: _unique(call.body.tags))}
 
-    async def add_tags(call: NetworkCall) -> dict[str, Any]:
+    async def add_tags(self, call: NetworkCall) -> dict[str, Any]:
         """Add tags."""
-        return {"tags": await write(call, lambda kept: _unique([*kept, *call.body.tags]))}
+        return {"tags": await self._write(call, lambda kept: _unique([*kept, *call.body.tags]))}
 
-    async def delete_tags(call: NetworkCall) -> None:
+    async def delete_tags(self, call: NetworkCall) -> None:
         """Take all tags away."""
-        await write(call, lambda _: [])
+        await self._write(call, lambda _: [])
 
-    async def check_tag(call: NetworkCall) -> None:
+    async def check_tag(self, call: NetworkCall) -> None:
         """Tell whether a tag is there."""
-        if call["tag"] not in await read(call):
+        if call["tag"] not in await self._read(call):
             raise _no_tag(call["tag"])
 
-    async def add_tag(call: NetworkCall) -> Answer:
+    async def add_tag(self, call: NetworkCall) -> Answer:
         """Add one tag."""
         tag = call["tag"]
         if len(tag) > TAG_LENGTH_MAX:
             raise Invalid(f"Invalid input for tag. Reason: it exceeds {TAG_LENGTH_MAX} characters.")
-        await write(call, lambda kept: _unique([*kept, tag]))
+        await self._write(call, lambda kept: _unique([*kept, tag]))
         return Answer(None, status=201)
 
-    async def delete_tag(call: NetworkCall) -> None:
+    async def delete_tag(self, call: NetworkCall) -> None:
         """Take one tag away."""
         tag = call["tag"]
 
@@ -85,32 +74,72 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
                 raise _no_tag(tag)
             return [one for one in kept if one != tag]
 
-        await write(call, without)
+        await self._write(call, without)
 
-    get, update = f"get_{noun}:tags", f"update_{noun}:tags"
-    name = f"{kind.noun.plural}.tags"
+    async def _read(self, call: NetworkCall) -> list[str]:
+        key = call[f"{self._noun}_id"]
+        row = await call.service.db.read(self._kind.get, key, call.principal)
+        return list(row.tags or [])
+
+    async def _write(
+        self, call: NetworkCall, change: Callable[[list[str]], list[str]]
+    ) -> list[str]:
+        def run(tx: Tx) -> list[str]:
+            row = self._kind.get(tx, call[f"{self._noun}_id"], call.principal)
+            enforce(call.principal, f"update_{self._noun}:tags", **_target(tx, self._kind, row))
+            tags = change(row.tags or [])
+            if len(tags) > TAGS_MAX:
+                raise Invalid(f"A thing has at most {TAGS_MAX} tags.")
+            change_row(tx, self._kind.noun.table, row, {"tags": tags})
+            return tags
+
+        return await call.service.db.run(run)
+
+
+def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
+    """Give the endpoints of a noun's tags."""
+    noun, tags = kind.noun, TagsOf(kind)
+    path = f"/v2.0/{noun.plural}/{{{noun.name}_id}}/tags"
     one = path + "/{tag}"
+    get, update = f"get_{noun.name}:tags", f"update_{noun.name}:tags"
+    name = f"{noun.plural}.tags"
     return (
-        Endpoint("GET", path, list_tags, get, f"{name}.obtain_tag_list", codes=(404,)),
+        Endpoint("GET", path, tags.list_tags, get, f"{name}.obtain_tag_list", codes=(404,)),
         Endpoint(
             "PUT",
             path,
-            replace_tags,
+            tags.replace_tags,
             update,
             f"{name}.replace_all_tags",
             body=TagsBody,
             codes=(400, 404),
         ),
         Endpoint(
-            "POST", path, add_tags, update, f"{name}.create_tags", body=TagsBody, codes=(400, 404)
+            "POST",
+            path,
+            tags.add_tags,
+            update,
+            f"{name}.create_tags",
+            body=TagsBody,
+            codes=(400, 404),
         ),
         Endpoint(
-            "DELETE", path, delete_tags, update, f"{name}.remove_all_tags", status=204, codes=(404,)
+            "DELETE",
+            path,
+            tags.delete_tags,
+            update,
+            f"{name}.remove_all_tags",
+            status=204,
+            codes=(404,),
         ),
-        Endpoint("GET", one, check_tag, get, f"{name}.confirm_a_tag", status=204, codes=(404,)),
-        Endpoint("PUT", one, add_tag, update, f"{name}.add_a_tag", status=201, codes=(400, 404)),
         Endpoint(
-            "DELETE", one, delete_tag, update, f"{name}.remove_a_tag", status=204, codes=(404,)
+            "GET", one, tags.check_tag, get, f"{name}.confirm_a_tag", status=204, codes=(404,)
+        ),
+        Endpoint(
+            "PUT", one, tags.add_tag, update, f"{name}.add_a_tag", status=201, codes=(400, 404)
+        ),
+        Endpoint(
+            "DELETE", one, tags.delete_tag, update, f"{name}.remove_a_tag", status=204, codes=(404,)
         ),
     )
 

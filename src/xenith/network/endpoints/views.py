@@ -32,6 +32,10 @@ class View:
         self._hidden = hidden
         self._fields = frozenset(fields)
 
+    def hides(self, name: str) -> bool:
+        """Tell whether an attribute is kept from the caller."""
+        return name in self._hidden
+
     def of(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Give what of a thing is shown."""
         return {

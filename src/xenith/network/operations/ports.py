@@ -243,7 +243,10 @@ def read_options(asked: Sequence[Any] | None) -> list[dict[str, Any]] | None:
 def merge_options(
     kept: list[dict[str, Any]] | None, asked: Sequence[Any] | None
 ) -> list[dict[str, Any]] | None:
-    """Change some DHCP options of a port; one without a value goes. Source: neutron extra-dhcp-opt."""
+    """Change some DHCP options of a port; one without a value goes.
+
+    Source: Network API v2.0, "Extra DHCP options".
+    """
     options = {(option["opt_name"], option["ip_version"]): option for option in kept or ()}
     for option in asked or ():
         key = (option.opt_name, option.ip_version)

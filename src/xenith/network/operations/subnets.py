@@ -207,7 +207,7 @@ def _check_modes(cidr: addresses.Network, values: Mapping[str, Any]) -> None:
 
 def _refuse_overlap(tx: Tx, cidr: addresses.Network, network: Row) -> None:
     for other in tx.list(SUBNETS, network_id=network.id):
-        if other.ip_version == cidr.version and cidr.overlaps(ip_network(other.cidr)):  # type: ignore[arg-type]
+        if other.ip_version == cidr.version and cidr.overlaps(ip_network(other.cidr)):
             raise Invalid(
                 f"Invalid input for operation: Requested subnet with cidr: {cidr} for network: "
                 f"{network.id} overlaps with another subnet.",
@@ -254,7 +254,7 @@ def _read_routes(cidr: addresses.Network, asked: Any) -> list[list[str]]:
         nexthop = addresses.read_address(route.nexthop, "host_routes")
         if not destination.version == nexthop.version == cidr.version:
             raise Invalid(
-                "Invalid input for operation: a host route's IP version doesn't match its subnet's.",
+                "Invalid input for operation: a host route is not of its subnet's ip_version.",
                 kind="InvalidInput",
             )
         routes.append([str(destination), str(nexthop)])

@@ -100,11 +100,12 @@ def tag_conditions(table: sa.Table, query: Mapping[str, Sequence[str]]) -> Condi
 
 
 def _has_tag(column: sa.Column[Any], tag: str) -> sa.ColumnElement[bool]:
-    # The column holds JSON text, in which a tag with its quotes is found only where it is one
-    # (no tag that can be asked for has a comma). `replace` is the one search by exact case that
-    # both databases have.
+    # The column holds JSON text, where a string begins after one of these: a quote within a
+    # string has a backslash before it. `replace` is the one search by exact case that both
+    # databases have.
     text = sa.func.coalesce(sa.type_coerce(column, sa.Text), "")
-    return sa.func.replace(text, msgspec.json.encode(tag).decode(), "") != text
+    encoded = msgspec.json.encode(tag).decode()
+    return sa.or_(*(sa.func.replace(text, before + encoded, "") != text for before in "[,"))
 
 
 def _sortable(columns: Mapping[str, sa.Column[Any]], name: str) -> sa.Column[Any]:
