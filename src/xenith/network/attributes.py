@@ -22,6 +22,7 @@ from xenith.network.records.subnets import SUBNETS
 #: A name that a body must give.
 REQUIRED = msgspec.NODEFAULT
 UNSET = msgspec.UNSET
+UNSET_TYPE: Any = msgspec.UnsetType
 
 #: Booleans in the forms that neutron takes.
 Boolean = bool | Literal["true", "True", "TRUE", "false", "False", "FALSE", "1", "0", 1, 0]
@@ -134,19 +135,13 @@ class Noun:
         ]
         for name, value in settings:
             object.__setattr__(self, name, value)
-        one, change = _open(self.new), _open(self.change)
-        many = Annotated[list[one], msgspec.Meta(max_length=1000)]
-        post = msgspec.defstruct(
-            f"{title}sBody",
-            [
-                (self.name, one | msgspec.UnsetType, UNSET),
-                (self.plural, many | msgspec.UnsetType, UNSET),  # type: ignore[operator]
-            ],
-            frozen=True,
-        )
-        put = msgspec.defstruct(
-            f"{title}Body", [(self.name, change | msgspec.UnsetType, UNSET)], frozen=True
-        )
+        one: Any = _open(self.new)
+        many: Any = Annotated[list[one], msgspec.Meta(max_length=1000)]
+        change: Any = _open(self.change)
+        post_body = [(self.name, one | UNSET_TYPE, UNSET), (self.plural, many | UNSET_TYPE, UNSET)]
+        put_body = [(self.name, change | UNSET_TYPE, UNSET)]
+        post = msgspec.defstruct(f"{title}sBody", post_body, frozen=True)
+        put = msgspec.defstruct(f"{title}Body", put_body, frozen=True)
         object.__setattr__(self, "post_body", post)
         object.__setattr__(self, "put_body", put)
 

@@ -71,7 +71,13 @@ def create_port(tx: Tx, who: Principal, values: Mapping[str, Any]) -> Row:
     if pairs and not security:
         _refuse_pairs()
     quotas.claim(tx, project_id, "port")
-    mac = values.get("mac_address")
+    asked_mac = values.get("mac_address")
+    if asked_mac is None:
+        mac = draw_mac(tx, network.id)
+    else:
+        mac = addresses.read_mac(asked_mac)
+        if tx.find(PORTS, network_id=network.id, mac_address=mac) is not None:
+            raise _mac_in_use(network.id, mac)
     row = insert_port(
         tx,
         network,
@@ -80,7 +86,7 @@ def create_port(tx: Tx, who: Principal, values: Mapping[str, Any]) -> Row:
             "name": values["name"],
             "description": values["description"],
             "admin_state_up": values["admin_state_up"],
-            "mac_address": draw_mac(tx, network.id) if mac is None else addresses.read_mac(mac),
+            "mac_address": mac,
             "device_id": values["device_id"] or "",
             "device_owner": values["device_owner"] or "",
             "host_id": values["host_id"] or "",
@@ -92,20 +98,17 @@ def create_port(tx: Tx, who: Principal, values: Mapping[str, Any]) -> Row:
         },
     )
     subnets = tx.list(SUBNETS, network_id=network.id)
-    chosen = fixed_ips.choose(tx, subnets, asked, mac=row["mac_address"], network_id=network.id)
+    chosen = fixed_ips.choose(tx, subnets, asked, mac=mac, network_id=network.id)
     allocations.give(tx, row["id"], chosen)
     return tx.get(PORTS, id=row["id"])
 
 
 def insert_port(tx: Tx, network: Row, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Insert a port's row and give it; quota is claimed, addresses are given by the caller.
+    """Insert a port's row and give it.
 
-    Raises:
-        Conflict: another port of the network has its MAC address.
+    The caller has claimed quota and a MAC address that no port of the network has, and gives the
+    addresses.
     """
-    mac = values["mac_address"]
-    if tx.find(PORTS, network_id=network.id, mac_address=mac) is not None:
-        raise _mac_in_use(network.id, mac)
     row = {
         **stamp_new(tx),
         "network_id": network.id,
