@@ -40,6 +40,15 @@ flavor_access = sa.Table(
 )
 sa.Index("flavor_access_by_project", flavor_access.c.project_id, flavor_access.c.flavor_id)
 
+#: What stands for a column that is empty, so that it too has a place in an order.
+_EMPTY: dict[str, Any] = {"description": "", "updated_at": 0.0}
+#: Columns that a list may be ordered by.
+SORT_COLUMNS: dict[str, Any] = {
+    column.name: sa.func.coalesce(column, _EMPTY[column.name]) if column.name in _EMPTY else column
+    for column in flavors.c
+    if column.name != "extra_specs"
+}
+
 
 def find_usable_flavor(tx: Tx, flavor_ref: str, principal: Principal) -> Row | None:
     """Find a flavor that a caller's project may use, or None. Transaction function."""
@@ -56,14 +65,15 @@ def list_flavors(
     tx: Tx,
     page: Page,
     *,
-    principal: Principal,
+    project_id: str | None,
     is_public: bool | None,
     min_ram_mib: int = 0,
     min_disk_gib: int = 0,
 ) -> list[Row]:
-    """List a page of flavors that a caller may see, and one more if there is one.
+    """List a page of flavors.
 
-    ``is_public`` None takes both kinds, for an admin; others see the public ones and theirs.
+    ``is_public`` True takes the public ones and those that ``project_id`` was given, False the
+    private ones, None all.
 
     Raises:
         Invalid: the marker names no flavor.
@@ -71,39 +81,43 @@ def list_flavors(
     statement = sa.select(flavors).where(
         flavors.c.ram_mib >= min_ram_mib, flavors.c.root_gib >= min_disk_gib
     )
-    if not principal.is_admin:
+    if is_public is True:
         granted = sa.select(flavor_access.c.flavor_id).where(
-            flavor_access.c.project_id == (principal.project_id or "")
+            flavor_access.c.project_id == (project_id or "")
         )
-        statement = statement.where(
-            sa.or_(flavors.c.is_public == sa.literal(True, Flag()), flavors.c.id.in_(granted))
-        )
-    elif is_public is not None:
-        statement = statement.where(flavors.c.is_public == sa.literal(is_public, Flag()))
+        statement = statement.where(sa.or_(_public(True), flavors.c.id.in_(granted)))
+    elif is_public is False:
+        statement = statement.where(_public(False))
     return tx.all(_paged(tx, statement, page))
 
 
+def _public(wanted: bool) -> Any:
+    return flavors.c.is_public == sa.literal(wanted, Flag())
+
+
 def _paged(tx: Tx, statement: Any, page: Page) -> Any:
-    """Put a page's order and marker on a list; rows equal in the order go by id."""
+    """Put a page's order and marker on a list."""
     if page.marker is not None:
         marker = tx.find(flavors, id=page.marker)
         if marker is None:
             raise Invalid(f"marker [{page.marker[:64]}] not found")
         statement = statement.where(_after(page.sort, marker))
     for name, is_down in page.sort:
-        column = flavors.c[name]
+        column = SORT_COLUMNS[name]
         statement = statement.order_by(column.desc() if is_down else column.asc())
-    return statement.limit(page.limit + 1)
+    return statement.limit(page.limit)
 
 
 def _after(sort: Sequence[tuple[str, bool]], marker: Row) -> Any:
     """Say what comes after a row: beyond it in one column, and equal in those before."""
-    cases = []
-    for index, (name, is_down) in enumerate(sort):
-        column, value = flavors.c[name], getattr(marker, name)
-        beyond = column < value if is_down else column > value
-        equal = [flavors.c[before] == getattr(marker, before) for before, _ in sort[:index]]
-        cases.append(sa.and_(*equal, beyond))
+    cases: list[Any] = []
+    equal: list[Any] = []
+    for name, is_down in sort:
+        column, value = SORT_COLUMNS[name], getattr(marker, name)
+        if value is None:
+            value = _EMPTY[name]
+        cases.append(sa.and_(*equal, column < value if is_down else column > value))
+        equal.append(column == value)
     return sa.or_(*cases)
 
 

@@ -27,7 +27,6 @@ DEFAULTS: Mapping[str, int] = {
     "instances": 10,
     "key_pairs": 100,
     "metadata_items": 128,
-    "networks": -1,
     "ram": 51200,
     "security_group_rules": -1,
     "security_groups": -1,
