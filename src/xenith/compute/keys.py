@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from xenith.core.errors import Invalid
 
@@ -76,7 +77,7 @@ def make_x509(user: str, *, now_s: float) -> KeyMaterial:
     """Make a key and a certificate signed by itself, as Windows takes for sign-in over WinRM."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     # A common name is at most 64 characters.
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, user[:64])])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user[:64])])
     since = datetime.fromtimestamp(int(now_s), UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -86,9 +87,7 @@ def make_x509(user: str, *, now_s: float) -> KeyMaterial:
         .serial_number(x509.random_serial_number())
         .not_valid_before(since)
         .not_valid_after(since + timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(
-            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(
             x509.SubjectAlternativeName([x509.OtherName(_UPN, _utf8(f"{user[:64]}@localhost"))]),
             critical=False,

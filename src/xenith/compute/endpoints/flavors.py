@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -180,7 +180,7 @@ async def delete_flavor(call: Call[Compute]) -> None:
 # -- access
 
 
-def _access(flavor_id: str, project_ids: list[str]) -> dict[str, Any]:
+def _access(flavor_id: str, project_ids: Sequence[str]) -> dict[str, Any]:
     return {
         "flavor_access": [
             {"flavor_id": flavor_id, "tenant_id": project_id} for project_id in project_ids

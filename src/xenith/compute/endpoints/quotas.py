@@ -34,7 +34,7 @@ def _hidden(call: Call[Compute]) -> frozenset[str]:
 
 
 def _hidden_of_class(call: Call[Compute]) -> frozenset[str]:
-    hidden = NETWORK_RESOURCES if call.at_least(2, 50) else GROUP_RESOURCES
+    hidden: tuple[str, ...] = NETWORK_RESOURCES if call.at_least(2, 50) else GROUP_RESOURCES
     if call.at_least(2, 57):
         hidden += FILE_RESOURCES
     return frozenset(hidden)

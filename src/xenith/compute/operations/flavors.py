@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -123,14 +123,14 @@ class Flavors:
 
     # -- who may use a private one
 
-    async def access(self, flavor_id: str) -> list[str]:
+    async def access(self, flavor_id: str) -> Sequence[str]:
         """List the projects that may use a private flavor.
 
         Raises:
             NotFound: there is no such flavor, or everyone may use it.
         """
 
-        def read(tx: Tx) -> list[str]:
+        def read(tx: Tx) -> Sequence[str]:
             if _get(tx, flavor_id).is_public:
                 raise NotFound("Access list not available for public flavors.")
             return list_access(tx, flavor_id)
@@ -139,14 +139,14 @@ class Flavors:
 
     async def add_access(
         self, flavor_id: str, project_id: str, *, refuses_public: bool
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Let a project use a flavor; give all that may.
 
         Raises:
             Conflict: it may already, or everyone may and ``refuses_public``.
         """
 
-        def add(tx: Tx) -> list[str]:
+        def add(tx: Tx) -> Sequence[str]:
             flavor = _get(tx, flavor_id)
             self._refuse_unknown(tx, project_id)
             if flavor.is_public and refuses_public:
@@ -161,10 +161,10 @@ class Flavors:
 
         return await self._context.db.run(add)
 
-    async def remove_access(self, flavor_id: str, project_id: str) -> list[str]:
+    async def remove_access(self, flavor_id: str, project_id: str) -> Sequence[str]:
         """Let a project use a flavor no more; give all that still may."""
 
-        def remove(tx: Tx) -> list[str]:
+        def remove(tx: Tx) -> Sequence[str]:
             _get(tx, flavor_id)
             self._refuse_unknown(tx, project_id)
             if not tx.delete(flavor_access, flavor_id=flavor_id, project_id=project_id):
