@@ -30,6 +30,10 @@ class Invalid(XenithError):
     """The request itself is wrong and would be wrong at any time."""
 
 
+class Unsatisfiable(Invalid):
+    """A range of bytes that the thing does not have."""
+
+
 class Unauthenticated(XenithError):
     """The caller has not said who they are, or the token is not good."""
 

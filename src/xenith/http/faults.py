@@ -21,6 +21,7 @@ CODES: dict[type[errors.XenithError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Invalid: 400,
+    errors.Unsatisfiable: 416,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.Exhausted: 403,

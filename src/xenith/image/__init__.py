@@ -1,0 +1,1 @@
+"""Image v2 (glance): images, their bytes, members and tags."""

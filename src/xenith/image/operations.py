@@ -1,0 +1,462 @@
+"""What the image service does: records, bytes, members, tags, and the states between them.
+
+queued ──upload──► saving ──► active ◄──► deactivated
+▲                  │
+└──── failure ─────┘   (the part is removed, nothing half-made is left)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+
+from xenith.blob import BlobStore
+from xenith.core.errors import Conflict, Exhausted, Forbidden, Invalid, NotFound, TooLarge
+from xenith.core.ids import is_uuid
+from xenith.core.limits import IMAGE_BYTES_MAX, METADATA_ITEMS_MAX
+from xenith.core.log import logger
+from xenith.core.world import World
+from xenith.db import Database, Row, Tx
+from xenith.http import Principal
+from xenith.http.paging import Page
+from xenith.image import records
+from xenith.image.formats import Inspector
+from xenith.image.records import ImageFilter, get_visible, images, members
+
+_log = logger("image")
+
+#: Source: glance `image_member_quota`, `image_tag_quota`.
+MEMBERS_MAX = 128
+TAGS_MAX = 128
+#: States that only a living process holds; found at start they are those of a dead one.
+_PASSING = ("saving", "importing")
+
+
+class ImageInfo(msgspec.Struct, frozen=True):
+    """An image as builds see it."""
+
+    id: str
+    name: str | None
+    status: str
+    owner: str | None
+    disk_format: str | None
+    container_format: str | None
+    size_bytes: int | None
+    min_ram_mib: int
+    min_disk_gib: int
+    hash_value: str | None
+    virtual_size_bytes: int | None
+    properties: dict[str, str]
+
+
+class NewImage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a create asks for, checked."""
+
+    id: str | None = None
+    name: str | None = None
+    visibility: str = "shared"
+    disk_format: str | None = None
+    container_format: str | None = None
+    min_disk: int = 0
+    min_ram: int = 0
+    protected: bool = False
+    os_hidden: bool = False
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    properties: dict[str, str] = {}
+
+
+class Images:
+    """The image service of one cloud."""
+
+    def __init__(self, db: Database, world: World, store: BlobStore) -> None:
+        self.db = db
+        self._world = world
+        self._store = store
+
+    async def recover(self) -> None:
+        """Put images whose upload died with its process back to queued, and remove lost bytes."""
+        left = await self.db.run(self._requeue)
+        known = set(await self.db.read(lambda tx: [row.id for row in tx.list(images)]))
+        for name in await self._store.list():
+            if name in left or name.removesuffix(".staged") not in known:
+                await self._store.delete(name)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._store.close()
+
+    # -- records
+
+    async def create(self, principal: Principal, new: NewImage) -> Row:
+        """Make the record of an image, queued for its bytes.
+
+        Raises:
+            Conflict: the id is taken.
+        """
+        _check_counts(new.properties, new.tags)
+        if new.owner is not None and new.owner != principal.project_id and not principal.is_admin:
+            raise Forbidden("You are not permitted to create images owned by another project.")
+        now = self._world.clock.now()
+        image_id = (new.id or self._world.ids.uuid()).lower()
+        row = {
+            **msgspec.structs.asdict(new),
+            "id": image_id,
+            "owner": new.owner or principal.project_id,
+            "tags": sorted(set(new.tags)),
+            "status": "queued",
+            "size": None,
+            "virtual_size": None,
+            "checksum": None,
+            "os_hash_value": None,
+            "created_at": now,
+            "updated_at": now,
+        }
+
+        def insert(tx: Tx) -> Row:
+            if tx.find(images, id=image_id) is not None:
+                raise Conflict(f"Image ID {image_id} already exists!")
+            tx.insert(images, row)
+            return tx.get(images, id=image_id)
+
+        return await self.db.run(insert)
+
+    async def show(self, principal: Principal, image_id: str) -> Row:
+        """Get an image that the caller may see."""
+        return await self.db.read(get_visible, image_id, principal)
+
+    async def list(self, principal: Principal, wanted: ImageFilter, page: Page) -> list[Row]:
+        """List a page of images, and one more if there is one."""
+        return await self.db.read(records.list_images, wanted, page, principal)
+
+    async def change(self, principal: Principal, image_id: str, changed: Any) -> Row:
+        """Change an image's record; ``changed`` gives the new values of a row."""
+
+        def write(tx: Tx) -> Row:
+            row = _get_own(tx, image_id, principal)
+            values = changed(row)
+            _check_counts(values.get("properties", {}), values.get("tags", ()))
+            tx.update(images, {"id": image_id}, **values, updated_at=self._world.clock.now())
+            return tx.get(images, id=image_id)
+
+        return await self.db.run(write)
+
+    async def delete(self, principal: Principal, image_id: str) -> None:
+        """Delete an image and its bytes.
+
+        Raises:
+            Forbidden: it is protected.
+        """
+
+        def remove(tx: Tx) -> None:
+            row = _get_own(tx, image_id, principal)
+            if row.protected:
+                raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
+            tx.delete(members, image_id=image_id)
+            tx.delete(images, id=image_id)
+
+        await self.db.run(remove)
+        await self._store.delete(image_id)
+        await self._store.delete(image_id + ".staged")
+
+    async def set_active(self, principal: Principal, image_id: str, *, is_active: bool) -> None:
+        """Deactivate an image, or make it usable again."""
+
+        def change(row: Row) -> dict[str, Any]:
+            if row.status not in ("active", "deactivated"):
+                raise Forbidden(
+                    f"Not allowed to {'re' if is_active else 'de'}activate image in status "
+                    f"'{row.status}'"
+                )
+            return {"status": "active" if is_active else "deactivated"}
+
+        await self.change(principal, image_id, change)
+
+    # -- bytes
+
+    async def upload(
+        self,
+        principal: Principal,
+        image_id: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        size_bytes: int | None,
+    ) -> None:
+        """Store an image's bytes while their digests are made; all of it or nothing.
+
+        Raises:
+            Conflict: the image has bytes already.
+            Invalid: the bytes are not what they claim to be, or fewer than announced.
+            TooLarge: there are more than the limit.
+        """
+        if size_bytes is not None and size_bytes > IMAGE_BYTES_MAX:
+            raise TooLarge(f"An image may have at most {IMAGE_BYTES_MAX} bytes.")
+        row = await self.db.run(self._begin_upload, principal, image_id)
+        inspector = Inspector(row.disk_format)
+        digests = hashlib.md5(usedforsecurity=False), hashlib.sha512()
+        try:
+            await self._store.write(image_id, _watched(chunks, inspector, digests))
+            if size_bytes is not None and inspector.size_bytes != size_bytes:
+                raise Invalid(
+                    f"The upload ended after {inspector.size_bytes} of {size_bytes} bytes."
+                )
+            virtual = inspector.virtual_size_bytes()
+            finished = await self.db.run(
+                self._finish_upload,
+                image_id,
+                {
+                    "status": "active",
+                    "size": inspector.size_bytes,
+                    "virtual_size": virtual,
+                    "checksum": digests[0].hexdigest(),
+                    "os_hash_value": digests[1].hexdigest(),
+                },
+            )
+        except BaseException:
+            await self.db.run(self._finish_upload, image_id, {"status": "queued"})
+            await self._store.delete(image_id)
+            raise
+        if not finished:
+            # Deleted while its bytes were coming.
+            await self._store.delete(image_id)
+            raise NotFound(f"Image {image_id} was deleted during its upload.", kind="gone")
+
+    async def stage(
+        self, principal: Principal, image_id: str, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """Keep bytes aside for a later import."""
+
+        def begin(tx: Tx) -> None:
+            row = _get_own(tx, image_id, principal)
+            if row.status != "queued":
+                raise Conflict(f"Image {image_id} in status '{row.status}' cannot be staged.")
+            tx.update(images, {"id": image_id}, status="uploading")
+
+        await self.db.run(begin)
+        try:
+            await self._store.write(image_id + ".staged", chunks)
+        except BaseException:
+            await self.db.run(self._finish_upload, image_id, {"status": "queued"}, "uploading")
+            raise
+
+    async def import_staged(self, principal: Principal, image_id: str) -> None:
+        """Make an image of the bytes that were staged."""
+
+        def begin(tx: Tx) -> None:
+            row = _get_own(tx, image_id, principal)
+            if row.status != "uploading":
+                raise Conflict(f"Image {image_id} in status '{row.status}' has nothing staged.")
+            if row.disk_format is None or row.container_format is None:
+                raise Invalid("disk_format and container_format must be set before an import")
+            tx.update(images, {"id": image_id}, status="queued")
+
+        await self.db.run(begin)
+        name = image_id + ".staged"
+        size = await self._store.size(name)
+        await self.upload(principal, image_id, self._store.read(name), size_bytes=size)
+        await self._store.delete(name)
+
+    async def open(
+        self, principal: Principal, image_id: str, *, offset: int = 0, length: int | None = None
+    ) -> tuple[Row, AsyncIterator[bytes] | None]:
+        """Give an image's record and its bytes; None when it has none yet.
+
+        Raises:
+            Forbidden: it is deactivated and the caller is no admin.
+        """
+        row = await self.show(principal, image_id)
+        if row.status == "deactivated" and not principal.is_admin:
+            raise Forbidden(
+                "The requested image has been deactivated. Image data download is forbidden."
+            )
+        if row.status not in ("active", "deactivated"):
+            return row, None
+        return row, self._store.read(image_id, offset=offset, length=length)
+
+    def find_image(self, tx: Tx, image_id: str, principal: Principal) -> ImageInfo | None:
+        """Find an image that a caller may build from. Transaction function."""
+        row = records.find_visible(tx, image_id, principal)
+        if row is None:
+            return None
+        return ImageInfo(
+            id=row.id,
+            name=row.name,
+            status=row.status,
+            owner=row.owner,
+            disk_format=row.disk_format,
+            container_format=row.container_format,
+            size_bytes=row.size,
+            min_ram_mib=row.min_ram,
+            min_disk_gib=row.min_disk,
+            hash_value=row.os_hash_value,
+            virtual_size_bytes=row.virtual_size,
+            properties={key: str(value) for key, value in row.properties.items()},
+        )
+
+    def open_image(self, image_id: str) -> AsyncIterator[bytes]:
+        """Give an image's bytes as they are stored, to a host that builds from it."""
+        return self._store.read(image_id)
+
+    # -- members
+
+    async def add_member(self, principal: Principal, image_id: str, member_id: str) -> Row:
+        """Share an image with a project."""
+        now = self._world.clock.now()
+
+        def add(tx: Tx) -> Row:
+            _get_shared(tx, image_id, principal)
+            if tx.find(members, image_id=image_id, member_id=member_id) is not None:
+                raise Conflict(f"Member {member_id} is duplicated for image {image_id}")
+            count = len(tx.list(members, image_id=image_id))
+            if count >= MEMBERS_MAX:
+                raise Exhausted(f"The limit of {MEMBERS_MAX} members is reached")
+            tx.insert(
+                members,
+                {
+                    "image_id": image_id,
+                    "member_id": member_id,
+                    "status": "pending",
+                    "created_at": now,
+                    "updated_at": now,
+                },
+            )
+            return tx.get(members, image_id=image_id, member_id=member_id)
+
+        return await self.db.run(add)
+
+    async def list_members(self, principal: Principal, image_id: str) -> list[Row]:
+        """List the members: all to the owner, itself to a member."""
+
+        def read(tx: Tx) -> list[Row]:
+            image = get_visible(tx, image_id, principal)
+            rows = tx.list(members, image_id=image_id)
+            if principal.is_admin or image.owner == principal.project_id:
+                return rows
+            own = [row for row in rows if row.member_id == principal.project_id]
+            if not own:
+                raise NotFound(f"No image found with ID {image_id}")
+            return own
+
+        return await self.db.read(read)
+
+    async def get_member(self, principal: Principal, image_id: str, member_id: str) -> Row:
+        """Get one member."""
+        for row in await self.list_members(principal, image_id):
+            if row.member_id == member_id:
+                return row
+        raise NotFound(f"{member_id[:64]} is no member of image {image_id}")
+
+    async def set_member_status(
+        self, principal: Principal, image_id: str, member_id: str, status: str
+    ) -> Row:
+        """Accept or reject a share; only the member itself may."""
+
+        def change(tx: Tx) -> Row:
+            image = get_visible(tx, image_id, principal)
+            if tx.find(members, image_id=image_id, member_id=member_id) is None:
+                raise NotFound(f"{member_id[:64]} is no member of image {image_id}")
+            if not principal.is_admin and principal.project_id != member_id:
+                if image.owner == principal.project_id:
+                    raise Forbidden("An owner cannot accept a share for its member")
+                raise NotFound(f"{member_id[:64]} is no member of image {image_id}")
+            tx.update(
+                members,
+                {"image_id": image_id, "member_id": member_id},
+                status=status,
+                updated_at=self._world.clock.now(),
+            )
+            return tx.get(members, image_id=image_id, member_id=member_id)
+
+        return await self.db.run(change)
+
+    async def delete_member(self, principal: Principal, image_id: str, member_id: str) -> None:
+        """End a share."""
+
+        def remove(tx: Tx) -> None:
+            _get_own(tx, image_id, principal)
+            if not tx.delete(members, image_id=image_id, member_id=member_id):
+                raise NotFound(f"{member_id[:64]} is no member of image {image_id}")
+
+        await self.db.run(remove)
+
+    # -- transaction functions
+
+    def _begin_upload(self, tx: Tx, principal: Principal, image_id: str) -> Row:
+        row = _get_own(tx, image_id, principal)
+        if row.status != "queued":
+            raise Conflict(f"Image status transition from {row.status} to saving is not allowed")
+        if row.disk_format is None or row.container_format is None:
+            raise Invalid(
+                "Properties disk_format, container_format must be set prior to saving data."
+            )
+        tx.update(images, {"id": image_id}, status="saving")
+        return row
+
+    def _finish_upload(
+        self, tx: Tx, image_id: str, values: Mapping[str, Any], was: str = "saving"
+    ) -> bool:
+        now = self._world.clock.now()
+        return tx.update(images, {"id": image_id, "status": was}, **values, updated_at=now) > 0
+
+    def _requeue(self, tx: Tx) -> set[str]:
+        left: set[str] = set()
+        for status in _PASSING:
+            for row in tx.list(images, status=status):
+                left.add(row.id)
+                tx.update(images, {"id": row.id}, status="queued")
+        return left
+
+
+async def _watched(
+    chunks: AsyncIterator[bytes], inspector: Inspector, digests: tuple[Any, Any]
+) -> AsyncIterator[bytes]:
+    async for piece in chunks:
+        inspector.see(piece)
+        if inspector.size_bytes > IMAGE_BYTES_MAX:
+            raise TooLarge(f"An image may have at most {IMAGE_BYTES_MAX} bytes.")
+        for digest in digests:
+            digest.update(piece)
+        yield piece
+
+
+def _get_own(tx: Tx, image_id: str, principal: Principal) -> Row:
+    """Get an image that the caller may change.
+
+    Raises:
+        NotFound: the caller does not see it.
+        Forbidden: the caller sees it and it is another's.
+    """
+    row = get_visible(tx, image_id, principal)
+    if not principal.is_admin and row.owner != principal.project_id:
+        raise Forbidden(f"You are not permitted to modify image {image_id}.")
+    return row
+
+
+def _get_shared(tx: Tx, image_id: str, principal: Principal) -> Row:
+    row = _get_own(tx, image_id, principal)
+    if row.visibility != "shared":
+        raise Forbidden("Only shared images have members.")
+    return row
+
+
+def _check_counts(properties: Mapping[str, str], tags: Any) -> None:
+    if len(properties) > METADATA_ITEMS_MAX:
+        raise Exhausted(
+            f"The limit of {METADATA_ITEMS_MAX} image properties is exceeded: {len(properties)}"
+        )
+    if len(tags) > TAGS_MAX:
+        raise Exhausted(f"The limit of {TAGS_MAX} image tags is exceeded: {len(tags)}")
+
+
+def checked_id(image_id: str) -> str:
+    """Check the form of an image's id.
+
+    Raises:
+        Invalid: it is no UUID.
+    """
+    if not is_uuid(image_id) or len(image_id) != 36:
+        raise Invalid(f"Invalid image id format: {image_id[:64]}")
+    return image_id
