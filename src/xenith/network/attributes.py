@@ -325,7 +325,6 @@ SUBNET = Noun(
         Attribute("enable_dhcp", Boolean, True),
         Attribute("ipv6_address_mode", Mode | None, None, put=False),
         Attribute("ipv6_ra_mode", Mode | None, None, put=False),
-        Attribute("service_types", Names, [], column="-"),
     ),
     other_filters=("shared", "router:external"),
 )

@@ -35,7 +35,6 @@ EXTENSIONS: dict[str, tuple[str, str]] = {
     "standard-attr-revisions": ("Resource revision numbers", "Revisions."),
     "standard-attr-tag": ("Tag support for resources with standard attribute", "Tags."),
     "standard-attr-timestamp": ("Resource timestamps", "Times of making and changing."),
-    "subnet-service-types": ("Subnet service types", "What kinds of device a subnet is for."),
 }
 
 #: Nouns of the version document, as neutron lists them.

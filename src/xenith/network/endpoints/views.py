@@ -99,7 +99,6 @@ def subnet_body(row: Row) -> dict[str, Any]:
         "enable_dhcp": row.enable_dhcp,
         "ipv6_address_mode": row.ipv6_address_mode,
         "ipv6_ra_mode": row.ipv6_ra_mode,
-        "service_types": row.service_types,
         "subnetpool_id": None,
     }
 

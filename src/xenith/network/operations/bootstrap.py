@@ -46,7 +46,6 @@ def ensure_shared_network(tx: Tx) -> None:
             "pools": default_pools(cidr, gateway),
             "dns_nameservers": [],
             "host_routes": [],
-            "service_types": [],
             "tags": [],
         },
     )

@@ -89,7 +89,6 @@ def create_subnet(tx: Tx, who: Principal, values: Mapping[str, Any]) -> Row:
         "pools": pools,
         "dns_nameservers": _read_servers(values["dns_nameservers"]),
         "host_routes": _read_routes(cidr, values["host_routes"]),
-        "service_types": values["service_types"],
         "tags": [],
     }
     tx.insert(SUBNETS, row)
@@ -110,9 +109,7 @@ def update_subnet(
     check_revision(row, SUBNET, revision)
     cidr = ip_network(row.cidr)
     changed = {
-        name: values[name]
-        for name in ("name", "description", "enable_dhcp", "service_types")
-        if name in values
+        name: values[name] for name in ("name", "description", "enable_dhcp") if name in values
     }
     if "dns_nameservers" in values:
         changed["dns_nameservers"] = _read_servers(values["dns_nameservers"])

@@ -27,7 +27,6 @@ SUBNETS = sa.Table(
     sa.Column("dns_nameservers", Json, nullable=False),
     #: ``[[destination, next hop], …]``.
     sa.Column("host_routes", Json, nullable=False),
-    sa.Column("service_types", Json, nullable=False),
     sa.Column("tags", Json, nullable=False),
     sa.Column("revision_number", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
