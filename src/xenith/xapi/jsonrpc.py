@@ -46,7 +46,10 @@ def decode_call(body: bytes) -> Envelope:
     Raises:
         msgspec.DecodeError: it is no call.
     """
-    return _envelope.decode(body)
+    try:
+        return _envelope.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError("the call is too deep, or no UTF-8") from error
 
 
 def encode_result(envelope: Envelope, result: Any) -> bytes:
@@ -71,7 +74,10 @@ def decode_answer(body: bytes) -> Any:
         XapiFault: the call failed.
         msgspec.DecodeError: it is no answer.
     """
-    answer = _answer.decode(body)
+    try:
+        answer = _answer.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError("the answer is too deep, or no UTF-8") from error
     if answer.error is None:
         return answer.result
     if isinstance(answer.error, list) and answer.error:

@@ -43,11 +43,12 @@ def decode_call(body: bytes) -> tuple[str, list[Any]]:
     """
     try:
         params, method = xmlrpc.client.loads(body, use_builtin_types=False)
+        values = [_inward(param) for param in params]
     except _NONSENSE as error:
         raise ValueError(f"no XML-RPC call: {error}") from error
     if method is None:
         raise ValueError("no XML-RPC call: it names no method")
-    return method, [_inward(param) for param in params]
+    return method, values
 
 
 def encode_result(result: Any, *, is_wrapped: bool = True) -> bytes:
@@ -72,12 +73,13 @@ def decode_answer(body: bytes) -> Any:
     """
     try:
         (wrapped,), _ = xmlrpc.client.loads(body, use_builtin_types=False)
+        wrapped = _inward(wrapped)
     except _NONSENSE as error:
         raise ValueError(f"no XML-RPC answer: {error}") from error
     if not isinstance(wrapped, dict) or "Status" not in wrapped:
-        return _inward(wrapped)
+        return wrapped
     if wrapped["Status"] == "Success":
-        return _inward(wrapped.get("Value", ""))
+        return wrapped.get("Value", "")
     raise XapiFault(*[str(part) for part in wrapped.get("ErrorDescription", ["INTERNAL_ERROR"])])
 
 
