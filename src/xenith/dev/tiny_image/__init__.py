@@ -1,0 +1,11 @@
+"""The tiny image: a bootable disk of a few dozen MB that is up in seconds, also when emulated.
+
+Debian's cloud kernel and busybox, on one FAT file system with syslinux in front; everything runs
+from the initial RAM disk and nothing is kept over a reboot. What the guest does is in the scripts
+beside this file, under ``guest``. Built without root, without a mount, and from Debian packages
+alone, which are downloaded and unpacked but not installed.
+"""
+
+from xenith.dev.tiny_image.build import build_tiny_image, find_or_build
+
+__all__ = ["build_tiny_image", "find_or_build"]
