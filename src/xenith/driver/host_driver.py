@@ -1,0 +1,243 @@
+"""One host's driver: what the compute service asks of a host, each method safe to repeat.
+
+Only puts the parts together; each noun is a file of its own beside it. A fault of the host leaves
+here as one of our errors, with the host's name in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xenith.core.errors import NotFound, XenithError
+from xenith.core.limits import CONSOLE_LOG_BYTES_MAX
+from xenith.core.log import logger
+from xenith.core.tasks import TaskOwner
+from xenith.core.world import World
+from xenith.driver.connection import HostAddress, HostConnection, HostFacts
+from xenith.driver.console import read_console_log
+from xenith.driver.disks import Disks
+from xenith.driver.events import EventStream
+from xenith.driver.faults import Spoken
+from xenith.driver.image_cache import ImageCache, OpenImage
+from xenith.driver.inventory import Inventory
+from xenith.driver.names import instance_of, is_stray
+from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
+from xenith.driver.vm_spec import VmSpec
+from xenith.driver.vms import Vms
+
+_log = logger("driver")
+
+#: Hears (host id, instance id, power state) when a VM changed and we had not asked it to.
+OnPower = Callable[[str, str, str], None]
+#: Hears (host id, is up).
+OnState = Callable[[str, bool], None]
+
+
+class HostDriver:
+    """Drives one host; power states are nova's words (running, paused, shutdown)."""
+
+    def __init__(
+        self,
+        world: World,
+        address: HostAddress,
+        *,
+        on_power: OnPower,
+        on_state: OnState,
+        open_image: OpenImage,
+    ) -> None:
+        self.address = address
+        self._tasks = TaskOwner(f"driver {address.name}", world.clock)
+        self._inventory = Inventory(
+            lambda instance_id, power: on_power(address.id, instance_id, power)
+        )
+        self._events = EventStream(self._inventory)
+        self._line = HostConnection(
+            world,
+            address,
+            on_open=self._load,
+            on_state=lambda is_up: on_state(address.id, is_up),
+            watch=self._events.follow,
+        )
+        self._images = ImageCache(self._line, self._inventory, open_image, self._tasks)
+        self._disks = Disks(self._line, self._inventory, self._images)
+        self._vms = Vms(self._line, self._inventory)
+
+    # -- the host
+
+    async def start(self) -> None:
+        """Begin to keep the line to the host; does not wait for it."""
+        self._tasks.keep("line", self._line.run)
+
+    async def stop(self) -> None:
+        """Let the host go; its VMs run on."""
+        await self._tasks.stop()
+        await self._line.close()
+
+    async def answered(self) -> None:
+        """Wait until the host is up, or the first attempt to reach it has failed."""
+        await self._line.answered()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the host answers."""
+        return self._line.is_up
+
+    @property
+    def down_reason(self) -> str:
+        """Why it does not; empty when it does."""
+        return self._line.down_reason
+
+    @property
+    def facts(self) -> HostFacts | None:
+        """What the host said of itself when it was last reached."""
+        return self._line.facts
+
+    # -- a server's parts
+
+    async def ensure_image(self, image_id: str, *, disk_format: str, size_bytes: int) -> None:
+        """Have an image on the host; ``size_bytes`` is the image's file. Safe to repeat.
+
+        Raises:
+            Invalid: the image cannot become a disk.
+            Unavailable: the host is away or refuses.
+        """
+        await self._images.ensure(image_id, disk_format=disk_format, size_bytes=size_bytes)
+
+    async def create_root_disk(self, spec: VmSpec) -> None:
+        """Clone the image's disk and grow it to the flavor's size. Safe to repeat."""
+        with self._spoken("make the root disk", spec.instance_id):
+            await self._disks.create_root(spec)
+
+    async def create_config_drive(self, spec: VmSpec) -> None:
+        """Make and fill the config drive, if there is to be one. Safe to repeat."""
+        with self._spoken("make the config drive", spec.instance_id):
+            await self._disks.create_config(spec)
+
+    async def create_vm(self, spec: VmSpec) -> None:
+        """Make the VM with its VBDs and VIFs, halted. Safe to repeat."""
+        with self._spoken("make the VM", spec.instance_id):
+            await self._vms.create(spec)
+
+    async def start_vm(self, instance_id: str) -> str:
+        """Start the VM and tell its power state. Safe to repeat."""
+        return await self.power(instance_id, "start", timeout_s=HARD_TIMEOUT_S)
+
+    async def delete_root_disk(self, instance_id: str) -> None:
+        """Remove the root disk. Safe to repeat."""
+        with self._spoken("remove the root disk", instance_id):
+            await self._disks.delete_root(instance_id)
+
+    async def delete_config_drive(self, instance_id: str) -> None:
+        """Remove the config drive. Safe to repeat."""
+        with self._spoken("remove the config drive", instance_id):
+            await self._disks.delete_config(instance_id)
+
+    async def delete_vm(self, instance_id: str) -> None:
+        """Stop and remove the VM with its VBDs and VIFs. Safe to repeat."""
+        with self._spoken("remove the VM", instance_id):
+            await self._vms.delete(instance_id)
+
+    async def destroy_instance(self, instance_id: str) -> None:
+        """Remove all that the host has of an instance. Safe to repeat."""
+        self._line.places  # noqa: B018 - a host never reached must not look empty
+        with self._spoken("remove the server", instance_id):
+            await self._vms.delete(instance_id)
+            await asyncio.gather(
+                self._disks.delete_root(instance_id), self._disks.delete_config(instance_id)
+            )
+        self._inventory.forget(instance_id)
+
+    # -- a server's life
+
+    async def power(self, instance_id: str, action: PowerAction, timeout_s: float) -> str:
+        """Bring the VM where ``action`` leads and tell its power state. Safe to repeat.
+
+        ``timeout_s`` is what the guest gets for a clean shutdown or reboot; then its power is cut.
+
+        Raises:
+            NotFound: the host has no such VM.
+            Conflict: the VM's state has no way there.
+        """
+        vm = self._vms.get(instance_id)
+        held = self._inventory.held(instance_id)
+        with self._spoken(f"{action.replace('_', ' ')} the VM", instance_id):
+            state = await change_power(
+                self._line.call, vm, action, state=held.power, timeout_s=timeout_s
+            )
+        if held.vm == vm:
+            held.power = state
+        return WORDS[state]
+
+    async def power_state(self, instance_id: str) -> str | None:
+        """Ask the host for the VM's power state; None when it has no such VM."""
+        held = self._inventory.instances.get(instance_id)
+        if held is None or held.vm is None:
+            return None
+        try:
+            with self._spoken("tell the power state", instance_id):
+                state: str = await self._line.call("VM.get_power_state", held.vm)
+        except NotFound:
+            return None
+        return WORDS.get(state, "nostate")
+
+    async def console_log(self, instance_id: str, byte_count: int) -> str:
+        """Read the end of the VM's serial console log."""
+        vm = self._vms.get(instance_id)
+        with self._spoken("give the console log", instance_id):
+            return await read_console_log(self._line, vm, min(byte_count, CONSOLE_LOG_BYTES_MAX))
+
+    # -- all servers of the host
+
+    async def list_instances(self) -> dict[str, str]:
+        """Ask the host for its VMs: power states by instance."""
+        with Spoken(self.address.name, "list its VMs"):
+            records: dict[str, Any] = await self._line.call("VM.get_all_records")
+        for ref, record in records.items():
+            self._inventory.vm_changed(ref, record)
+        return {
+            instance_id: WORDS.get(held.power, "nostate")
+            for instance_id, held in self._inventory.instances.items()
+            if held.vm in records
+        }
+
+    async def owned_instances(self) -> set[str]:
+        """Ask the host of which instances it has anything: a VM, or only a disk.
+
+        Sweeps up on the way what no instance can use: half imports and nameless clones.
+        """
+        is_quiet = self._is_quiet()
+        with Spoken(self.address.name, "list what it has"):
+            vms, vdis = await asyncio.gather(
+                self._line.call("VM.get_all_records"), self._line.call("VDI.get_all_records")
+            )
+        if is_quiet and self._is_quiet():
+            await self._sweep([ref for ref, vdi in vdis.items() if is_stray(vdi)])
+        names = [record["name_label"] for record in (*vms.values(), *vdis.values())]
+        owned = {instance_id for name in names if (instance_id := instance_of(name)) is not None}
+        return owned | {key for key, held in self._inventory.instances.items() if not held.is_empty}
+
+    async def _load(self) -> None:
+        """Learn what the host holds, before anything is asked of it."""
+        self._vms.forget_networks()
+        records: Mapping[str, Any] = await self._line.call("VDI.get_all_records")
+        strays = self._inventory.take_disks(records)
+        await self._events.load(self._line.session)
+        await self._sweep(strays)
+
+    def _is_quiet(self) -> bool:
+        """Tell whether no disk is between being made and being named or marked."""
+        return self._disks.nameless_count == 0 and not self._images.is_importing
+
+    async def _sweep(self, strays: list[str]) -> None:
+        """Remove disks that nobody can use; one that cannot be removed now stays for later."""
+        for ref in strays:
+            try:
+                with Spoken(self.address.name, "remove a stray disk"):
+                    await self._line.call("VDI.destroy", ref)
+            except XenithError as error:
+                _log.warning("stray disk stays", host=self.address.name, error=str(error))
+
+    def _spoken(self, doing: str, instance_id: str) -> Spoken:
+        return Spoken(self.address.name, f"{doing} of instance {instance_id}")

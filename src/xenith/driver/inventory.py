@@ -1,0 +1,174 @@
+"""What one host holds of ours: VMs and disks by instance, cached images, and what is astray.
+
+Loaded whole when the host is reached, kept by events and by our own calls; so that a step need not
+ask the host whether its thing is there. Only where a call was begun and its end is not known must
+the next attempt look: ``begin`` and ``is_begun`` keep account of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from xenith.driver.names import (
+    IMAGE_KEY,
+    INSTANCE_KEY,
+    config_name,
+    instance_of,
+    is_complete_image,
+    is_stray,
+    root_name,
+)
+from xenith.driver.power import WORDS
+
+
+@dataclass(slots=True)
+class Held:
+    """What the host holds of one instance, by reference."""
+
+    vm: str | None = None
+    #: XenAPI's word.
+    power: str = ""
+    #: Whether the VM has all of its VBDs and VIFs, as far as this process made them.
+    is_vm_whole: bool = False
+    root: str | None = None
+    config: str | None = None
+    #: Whether the config drive's bytes are in it, as far as this process put them there.
+    is_config_whole: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing."""
+        return self.vm is None and self.root is None and self.config is None
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """An image whose import is done."""
+
+    vdi: str
+    size_bytes: int
+
+
+class Inventory:
+    """One host's holdings; hears the events of its VMs."""
+
+    def __init__(self, on_power: Callable[[str, str], None]) -> None:
+        self.instances: dict[str, Held] = {}
+        self.images: dict[str, CachedImage] = {}
+        self._on_power = on_power
+        self._instance_of_vm: dict[str, str] = {}
+        self._begun: set[str] = set()
+
+    def held(self, instance_id: str) -> Held:
+        """Give what is held of an instance, to be written to."""
+        held = self.instances.get(instance_id)
+        if held is None:
+            held = self.instances[instance_id] = Held()
+        return held
+
+    def forget(self, instance_id: str) -> None:
+        """Forget an instance of which nothing is left."""
+        held = self.instances.pop(instance_id, None)
+        if held is not None and held.vm is not None:
+            self._instance_of_vm.pop(held.vm, None)
+
+    @contextmanager
+    def begin(self, name: str) -> Iterator[bool]:
+        """Stand around the calls that make ``name``; tells whether one before had no known end."""
+        was_begun = name in self._begun
+        self._begun.add(name)
+        yield was_begun
+        # Reached only when the block came to its end: what it made is known.
+        self._begun.discard(name)
+
+    def is_begun(self, name: str) -> bool:
+        """Tell whether calls that make ``name`` were begun and their end is not known."""
+        return name in self._begun
+
+    def settle(self, *names: str) -> None:
+        """Say that the host was asked, so that no end is unknown."""
+        self._begun.difference_update(names)
+
+    # -- VMs
+
+    def has_vm(self, instance_id: str, ref: str, *, power: str) -> None:
+        """Note an instance's VM and its state, without telling anybody."""
+        held = self.held(instance_id)
+        if held.vm is not None and held.vm != ref:
+            self._instance_of_vm.pop(held.vm, None)
+        held.vm, held.power = ref, power
+        self._instance_of_vm[ref] = instance_id
+
+    def drop_vm(self, instance_id: str) -> None:
+        """Note that an instance's VM was removed, without telling anybody."""
+        held = self.held(instance_id)
+        if held.vm is not None:
+            self._instance_of_vm.pop(held.vm, None)
+        held.vm, held.power, held.is_vm_whole = None, "", False
+
+    def vm_changed(self, ref: str, record: Mapping[str, Any]) -> None:
+        """Hear what a VM is now; those that are not ours are passed over."""
+        instance_id = record["other_config"].get(INSTANCE_KEY)
+        if instance_id is None or record["is_a_snapshot"] or record["is_a_template"]:
+            return
+        known = self.instances.get(instance_id)
+        before = known.power if known is not None and known.vm == ref else ""
+        self.has_vm(instance_id, ref, power=record["power_state"])
+        if before not in ("", record["power_state"]):
+            self._on_power(instance_id, WORDS.get(record["power_state"], "nostate"))
+
+    def vm_gone(self, ref: str) -> None:
+        """Hear that a VM is no more; of one that we removed nothing is known by now."""
+        instance_id = self._instance_of_vm.pop(ref, None)
+        if instance_id is None:
+            return
+        held = self.instances[instance_id]
+        held.vm, held.power, held.is_vm_whole = None, "", False
+        if held.is_empty:
+            self.forget(instance_id)
+        self._on_power(instance_id, "nostate")
+
+    def vms_are(self, refs: set[str]) -> None:
+        """Hear which VMs there are in all."""
+        for ref in self._instance_of_vm.keys() - refs:
+            self.vm_gone(ref)
+
+    # -- disks
+
+    def take_disks(self, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Take all VDIs over, replacing what was known; gives those that nobody can use.
+
+        Those are imports and clones that did not come to their end, and doubles of one disk: of
+        two, the one that a VM has is kept.
+        """
+        for held in self.instances.values():
+            held.root = held.config = None
+        self.images.clear()
+        strays: list[str] = []
+        for ref, record in sorted(records.items(), key=lambda item: not item[1]["VBDs"]):
+            instance_id = instance_of(record["name_label"])
+            if instance_id is not None:
+                if not self._take_disk(instance_id, ref, record["name_label"]):
+                    strays.append(ref)
+            elif is_complete_image(record):
+                self._take_image(ref, record)
+            elif is_stray(record):
+                strays.append(ref)
+        return strays
+
+    def _take_disk(self, instance_id: str, ref: str, name: str) -> bool:
+        held = self.held(instance_id)
+        if name == root_name(instance_id) and held.root is None:
+            held.root = ref
+        elif name == config_name(instance_id) and held.config is None:
+            held.config, held.is_config_whole = ref, False
+        else:
+            return False
+        return True
+
+    def _take_image(self, ref: str, record: Mapping[str, Any]) -> None:
+        image_id = record["other_config"][IMAGE_KEY]
+        self.images.setdefault(image_id, CachedImage(ref, int(record["virtual_size"])))

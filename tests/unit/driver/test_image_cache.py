@@ -1,0 +1,173 @@
+"""An image comes to a host once, whole or not at all."""
+
+import asyncio
+import shutil
+import struct
+import subprocess
+
+import pytest
+
+from xenith.core.errors import Invalid, NotFound, Unavailable
+from xenith.driver import qcow2
+from xenith.driver.image_cache import disk_size
+
+MIB = 1024 * 1024
+
+
+def vhd_footer(size, kind=3):
+    footer = bytearray(512)
+    footer[:8] = b"conectix"
+    struct.pack_into(">QQ", footer, 40, size, size)
+    struct.pack_into(">I", footer, 60, kind)
+    struct.pack_into(">I", footer, 64, ~sum(footer) & 0xFFFFFFFF)
+    return bytes(footer)
+
+
+def qcow2_header(size, *, backing=0, features=0, version=3):
+    header = struct.pack(">4sIQIIQ", b"QFI\xfb", version, backing, 0, 16, size)
+    return header.ljust(72, b"\x00") + struct.pack(">Q", features) + bytes(432)
+
+
+async def test_many_builds_that_wait_for_an_image_bring_it_once(bench, driver):
+    gate = asyncio.Event()
+    bench.images["i"] = [b"a" * MIB, gate, b"b" * MIB]
+    waiting = [
+        asyncio.create_task(driver.ensure_image("i", disk_format="raw", size_bytes=2 * MIB))
+        for _ in range(5)
+    ]
+    await asyncio.sleep(0.01)
+    gate.set()
+    await asyncio.gather(*waiting)
+    assert bench.opened == ["i"]
+    assert bench.names() == ["xenith-image-i"]
+
+
+async def test_one_who_leaves_does_not_take_the_image_from_the_others(bench, driver):
+    gate = asyncio.Event()
+    bench.images["i"] = [b"a" * MIB, gate]
+    first = asyncio.create_task(driver.ensure_image("i", disk_format="raw", size_bytes=MIB))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(driver.ensure_image("i", disk_format="raw", size_bytes=MIB))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    await second
+    assert bench.opened == ["i"]
+
+
+async def test_an_import_that_breaks_is_removed_and_done_again(bench, driver):
+    bench.images["i"] = [b"a" * MIB, NotFound("the store has lost it")]
+    with pytest.raises(NotFound, match="lost it"):
+        await driver.ensure_image("i", disk_format="raw", size_bytes=2 * MIB)
+    assert bench.names() == []
+    bench.images["i"] = [b"a" * 2 * MIB]
+    await driver.ensure_image("i", disk_format="raw", size_bytes=2 * MIB)
+    assert bench.names() == ["xenith-image-i"]
+
+
+async def test_a_half_import_of_a_dead_process_is_removed_at_the_next_start(bench, driver):
+    sr = next(iter(bench.host.objects.all("SR")))
+    await bench.host.call(
+        "VDI.create",
+        [
+            next(iter(bench.host.objects.all("session"))),
+            {
+                "name_label": "xenith-image-i",
+                "SR": sr,
+                "virtual_size": MIB,
+                "type": "user",
+                "sharable": False,
+                "read_only": False,
+                "other_config": {"xenith-image": "i"},
+            },
+        ],
+    )
+    await driver.stop()
+    second = await bench.connect()
+    assert bench.names() == []
+    bench.images["i"] = [b"a" * MIB]
+    await second.ensure_image("i", disk_format="raw", size_bytes=MIB)
+    assert bench.names() == ["xenith-image-i"]
+
+
+async def test_an_image_that_an_operator_removed_is_brought_again(bench, driver, build, make):
+    await build(driver, make())
+    (cached,) = [
+        ref
+        for ref, vdi in bench.host.objects.all("VDI").items()
+        if vdi["name_label"].startswith("xenith-image-")
+    ]
+    session = next(iter(bench.host.objects.all("session")))
+    await bench.host.call("VDI.destroy", [session, cached])
+    assert await build(driver, make("22222222-0000-4000-8000-000000000002")) == "running"
+    assert len(bench.opened) == 2
+
+
+async def test_a_vhd_is_as_large_as_its_footer_says(bench, driver, make):
+    footer = vhd_footer(40 * MIB)
+    bench.images["v"] = [footer[:100], footer[100:], b"\x00" * 1024, footer]
+    spec = make(image_id="v", image_format="vhd", image_size_bytes=2048, root_gib=0)
+    await driver.create_root_disk(spec)
+    assert {vdi["virtual_size"] for vdi in bench.records("VDI")} == {40 * MIB}
+
+
+def test_sizes_are_read_from_the_head_of_each_format():
+    assert disk_size(b"", "raw", 5 * MIB) == 5 * MIB
+    assert disk_size(vhd_footer(7 * MIB), "vhd", 2048) == 7 * MIB
+    assert disk_size(b"\x00" * 512, "vhd", 3 * MIB + 512) == 3 * MIB
+    assert disk_size(qcow2_header(9 * MIB), "qcow2", 2048) == 9 * MIB
+
+
+@pytest.mark.parametrize(
+    ("head", "disk_format"),
+    [
+        (vhd_footer(MIB, kind=4), "vhd"),
+        (b"conectix", "vhd"),
+        (qcow2_header(MIB, backing=512), "qcow2"),
+        (qcow2_header(MIB, features=4), "qcow2"),
+        (qcow2_header(MIB, version=9), "qcow2"),
+        (qcow2_header(0), "qcow2"),
+        (qcow2_header(2**62), "qcow2"),
+        (b"QFI\xfb", "qcow2"),
+        (b"not an image at all" * 40, "qcow2"),
+        (b"x" * 512, "iso"),
+    ],
+)
+def test_an_image_that_leans_on_another_file_or_is_broken_is_refused(head, disk_format):
+    with pytest.raises(Invalid):
+        disk_size(head, disk_format, 4096)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+async def test_a_qcow2_becomes_raw_on_its_way(bench, driver, make, tmp_path):
+    raw, image = tmp_path / "raw", tmp_path / "qcow2"
+    raw.write_bytes(b"hello" + bytes(3 * MIB))
+    await asyncio.to_thread(
+        subprocess.run,
+        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(image)],
+        check=True,
+        timeout=20,
+    )
+    bench.images["q"] = [image.read_bytes()]
+    spec = make(image_id="q", image_format="qcow2", image_size_bytes=image.stat().st_size)
+    await driver.create_root_disk(spec)
+    async with qcow2.converted_to_raw(bench.open_image("q")) as path:
+        assert path.read_bytes()[:8] == b"hello\x00\x00\x00"
+        assert path.stat().st_size >= 3 * MIB
+    assert not path.exists()
+
+
+async def test_without_a_converter_the_reason_is_said(bench, driver, monkeypatch):
+    monkeypatch.setattr(qcow2.shutil, "which", lambda _name: None)
+    bench.images["q"] = [qcow2_header(MIB)]
+    with pytest.raises(Unavailable, match="qemu-utils"):
+        await driver.ensure_image("q", disk_format="qcow2", size_bytes=512)
+
+
+@pytest.mark.slow
+async def test_a_qcow2_with_a_backing_file_never_reaches_the_converter(bench, driver, monkeypatch):
+    monkeypatch.setattr(qcow2.shutil, "which", lambda name: "/nonexistent/" + name)
+    bench.images["q"] = [qcow2_header(MIB, backing=512)]
+    with pytest.raises(Invalid, match="backing file"):
+        await driver.ensure_image("q", disk_format="qcow2", size_bytes=512)
