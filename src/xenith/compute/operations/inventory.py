@@ -226,7 +226,7 @@ class Inventory:
         *,
         with_used: bool = False,
         with_servers: bool = False,
-    ) -> Sequence[HostView]:
+    ) -> _Hosts:
         ids = [row.id for row in rows]
         used = _used(tx, ids) if with_used else {}
         on_them = _servers(tx, ids) if with_servers else {}

@@ -1,0 +1,193 @@
+"""Compute behind its API, alone: no neighbours and no cell, but hosts and servers as rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from xenith.cells.intents import IntentLink
+from xenith.compute.endpoints.service import service
+from xenith.compute.operations import Compute
+from xenith.compute.operations.context import Context, Seal
+from xenith.compute.records.hosts import hosts, next_number
+from xenith.compute.records.instances import allocations, instances
+from xenith.compute.records.servers import servers
+from xenith.core.ids import CellId
+from xenith.core.world import World
+from xenith.db import Database
+from xenith.http import Site
+
+PROJECTS = ("p1", "p2")
+FACTS = {
+    "memory_mib": 8192,
+    "cpus": 4,
+    "disk_gib": 100,
+    "hypervisor_type": "xen",
+    "hypervisor_version": "4.17.5",
+    "ip": "192.0.2.7",
+    "cpu_info": {"vendor": "GenuineIntel", "modelname": "Xeon", "features": "sse avx"},
+}
+
+
+class _Projects:
+    def has_project(self, _tx: Any, project_id: str) -> bool:
+        return project_id in PROJECTS
+
+
+class Cloud:
+    """Compute with its rows in reach."""
+
+    def __init__(self, db: Database, world: World) -> None:
+        self.db = db
+        self.world = world
+        self.down: set[str] = set()
+        #: Hosts whose cell was told of a change.
+        self.told: list[str] = []
+        self.context = Context(
+            db=db,
+            world=world,
+            link=IntentLink(db, db, world, CellId("cell")),
+            images=None,  # type: ignore[arg-type]
+            networks=None,  # type: ignore[arg-type]
+            projects=_Projects(),
+            seal=Seal(close=lambda data: data, open=lambda data: data),
+            is_host_up=lambda host_id: host_id not in self.down,
+            on_host_changed=self._tell,
+        )
+        self.compute = Compute(self.context, console=None)  # type: ignore[arg-type]
+        self.site: Site | None = None
+
+    async def _tell(self, host_id: str) -> None:
+        self.told.append(host_id)
+
+    def client(self, token: str | None = "admin", version: str = "2.1") -> httpx2.AsyncClient:
+        headers = {"OpenStack-API-Version": f"compute {version}"}
+        return httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app=self.site),
+            base_url="http://cloud/compute/v2.1",
+            headers=headers | ({"X-Auth-Token": token} if token else {}),
+        )
+
+    async def ask(
+        self, method: str, path: str, *, by: str = "admin", at: str = "2.1", **kwargs: Any
+    ) -> httpx2.Response:
+        """Ask once, as a caller named by token, at a microversion."""
+        async with self.client(by, at) as client:
+            return await client.request(method, path, **kwargs)
+
+    async def get(self, path: str, **kwargs: Any) -> Any:
+        """Give the body of a GET that must succeed."""
+        answer = await self.ask("GET", path, **kwargs)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def add_host(self, name: str, **fields: Any) -> str:
+        host_id = self.world.ids.uuid()
+        row = {
+            "id": host_id,
+            "service_id": self.world.ids.uuid(),
+            "name": name,
+            "url": f"http://{name}",
+            "user": "root",
+            "sealed_password": b"",
+            "zone": "nova",
+            "is_enabled": True,
+            "disabled_reason": None,
+            "is_forced_down": False,
+            "facts": FACTS,
+            "created_at": self.world.clock.now(),
+            "updated_at": self.world.clock.now(),
+        }
+        await self.db.run(lambda tx: tx.insert(hosts, {**row, "number": next_number(tx), **fields}))
+        return host_id
+
+    async def add_server(
+        self,
+        name: str,
+        *,
+        project_id: str = "p1",
+        host_id: str | None = None,
+        vcpus: int = 1,
+        ram: int = 512,
+        disk: int = 1,
+        **instance: Any,
+    ) -> str:
+        """Put a server and its instance there, as a build would have."""
+        server_id = self.world.ids.uuid()
+        now = self.world.clock.now()
+        flavor = {
+            "original_name": "m1.tiny",
+            "vcpus": vcpus,
+            "ram": ram,
+            "disk": disk,
+            "ephemeral": 0,
+            "swap": 0,
+            "extra_specs": {},
+        }
+        texts = ("access_ipv4", "access_ipv6", "image_id", "reservation_id")
+        server = {
+            **dict.fromkeys(texts, ""),
+            "id": server_id,
+            "project_id": project_id,
+            "user_id": "u",
+            "name": name,
+            "hostname": name,
+            "image_properties": {},
+            "flavor_id": "1",
+            "flavor": flavor,
+            "metadata": {},
+            "tags": [],
+            "config_drive": False,
+            "disk_config": "MANUAL",
+            "is_locked": False,
+            "locked_by_admin": False,
+            "ports": [],
+            "hints": {},
+            "security_groups": [],
+            "launch_index": 0,
+            "created_at": now,
+            "updated_at": now,
+            "intent_number": 1,
+        }
+        row = {
+            "id": server_id,
+            "cell_id": "cell",
+            "project_id": project_id,
+            "host_id": host_id,
+            "vm_state": "active",
+            "task_state": None,
+            "power_state": 1,
+            "applied_intent": 1,
+            "generation": 1,
+            "created_at": now,
+            "updated_at": now,
+            **instance,
+        }
+
+        def insert(tx: Any) -> None:
+            tx.insert(servers, server)
+            tx.insert(instances, row)
+            if host_id is not None:
+                tx.insert(
+                    allocations,
+                    {
+                        "instance_id": server_id,
+                        "host_id": host_id,
+                        "project_id": project_id,
+                        "ram_mib": ram,
+                        "vcpus": vcpus,
+                        "disk_gib": disk,
+                    },
+                )
+
+        await self.db.run(insert)
+        return server_id
+
+
+@pytest.fixture
+async def cloud(db: Database, world: World, site_of: Any) -> Cloud:
+    made = Cloud(db, world)
+    made.site = site_of([service(made.compute)])
+    return made
