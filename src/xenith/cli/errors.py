@@ -42,6 +42,7 @@ TABLE: dict[type[BaseException], Row] = {
     errors.Unauthenticated: Row(5, "check the user and password, as in the cloud's clouds.yaml"),
     errors.Forbidden: Row(5, "ask as a user that has the role"),
     errors.Exhausted: Row(6, "free some of it, or raise the quota or the capacity"),
+    errors.Unsatisfiable: Row(2, "ask for a range within the thing"),
     errors.Unavailable: Row(7, "try again soon; xenith doctor checks this machine"),
 }
 

@@ -162,7 +162,7 @@ class Demo:
             answer = await self.api.post(
                 f"{_SERVERS}/{server_id}/action", {"os-getConsoleOutput": {"length": None}}
             )
-            text = answer["output"]
+            text = str(answer["output"])
             if all(word in text for word in wanted) and text.count(BOOTED) >= times:
                 return text
             await asyncio.sleep(0.5)

@@ -133,7 +133,7 @@ async def list_images(call: Call[Images]) -> dict[str, Any]:
     """List a page of images."""
     page = asked_page(call, default_limit=IMAGE_PAGE_ITEMS_DEFAULT, sort_names=_SORT_NAMES)
     page = Page(min(page.limit, PAGE_ITEMS_MAX), page.marker, page.sort)
-    rows = [] if page.limit == 0 else await call.service.list(call.principal, _filter(call), page)
+    rows = [] if page.limit == 0 else await call.service.list_images(call.principal, _filter(call), page)
     shown = rows[: page.limit]
     body: dict[str, Any] = {
         "images": [view(row) for row in shown],
@@ -378,12 +378,8 @@ async def delete_member(call: Call[Images]) -> None:
 async def show_schema(call: Call[Images]) -> Any:
     """Describe images or members."""
     kind = call.path.rstrip("/").rpartition("/")[2]
-    return {
-        "image": image_schema,
-        "images": lambda: list_schema("images", image_schema()),
-        "member": member_schema,
-        "members": lambda: list_schema("members", member_schema()),
-    }[kind]()
+    one = image_schema() if kind.startswith("image") else member_schema()
+    return list_schema(kind, one) if kind.endswith("s") else one
 
 
 async def import_methods(call: Call[Images]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Images:
         """Get an image that the caller may see."""
         return await self.db.read(get_visible, image_id, principal)
 
-    async def list(self, principal: Principal, wanted: ImageFilter, page: Page) -> list[Row]:
+    async def list_images(self, principal: Principal, wanted: ImageFilter, page: Page) -> list[Row]:
         """List a page of images, and one more if there is one."""
         return await self.db.read(records.list_images, wanted, page, principal)
 

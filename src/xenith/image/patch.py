@@ -60,9 +60,9 @@ def _operation(item: Any, *, is_old: bool) -> tuple[str, str, Any]:
             raise Invalid("An operation has one of add, replace and remove.")
         verb, path = verbs[0], item[verbs[0]]
     else:
-        verb, path = item.get("op"), item.get("path")
+        verb, path = str(item.get("op")), item.get("path")
         if verb not in ("add", "replace", "remove"):
-            raise Invalid(f"Operation {str(verb)[:40]!r} is none of add, replace, remove.")
+            raise Invalid(f"Operation {verb[:40]!r} is none of add, replace, remove.")
     if not isinstance(path, str) or not path.startswith("/"):
         raise Invalid("A path begins with a slash.")
     key = path[1:].replace("~1", "/").replace("~0", "~")

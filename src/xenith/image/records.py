@@ -128,6 +128,7 @@ def list_images(tx: Tx, wanted: ImageFilter, page: Page, principal: Principal) -
 def _after(tx: Tx, page: Page) -> Any:
     columns = [SORT_COLUMNS[name].label("s_" + name) for name, _ in page.sort]
     marker = tx.first(sa.select(*columns).where(images.c.id == page.marker))
+    assert marker is not None, "the marker was found a moment ago"
     alternatives = []
     for at, (name, is_down) in enumerate(page.sort):
         column = SORT_COLUMNS[name]

@@ -69,7 +69,8 @@ def unwound(tx: Tx, run: Run) -> None:
         fault={
             "code": 500,
             "created": now,
-            "message": error.get("message", ""),
+            # The host's own words may name it; they are for admins.
+            "message": f"The server could not be brought to {transition.action}.",
             "details": error.get("detail", ""),
         },
     )
@@ -83,7 +84,7 @@ def unwound(tx: Tx, run: Run) -> None:
         started_s=run.params["started_s"],
         now_s=now,
         error=error.get("detail", "failed"),
-        details=error.get("message"),
+        details=f"The {transition.action} failed.",
     )
 
 

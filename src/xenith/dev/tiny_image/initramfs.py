@@ -19,13 +19,14 @@ MODULES = {
     "disks": (
         "virtio_pci",
         "virtio_blk",
+        "xen-blkfront",
         "isofs",
         "vfat",
         "nls_cp437",
         "nls_iso8859-1",
         "nls_ascii",
     ),
-    "rest": ("virtio_net", "button", "evdev", "pvpanic-mmio", "virtio-rng"),
+    "rest": ("virtio_net", "xen-netfront", "button", "evdev", "pvpanic-mmio", "virtio-rng"),
     "cds": ("ata_piix", "sr_mod"),
 }
 #: Where each script of ``guest`` goes, and whether it is run.

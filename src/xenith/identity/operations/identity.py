@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xenith.core.errors import Unauthenticated
 from xenith.core.world import World
-from xenith.db import Database
+from xenith.db import Database, Tx
 from xenith.http import Principal
 from xenith.identity.keys import TokenKeys, credential_key
 from xenith.identity.operations import bootstrap
@@ -21,6 +21,7 @@ from xenith.identity.operations.authentication import Authentication
 from xenith.identity.operations.bootstrap import CatalogEntry
 from xenith.identity.passwords import Passwords
 from xenith.identity.records import epochs
+from xenith.identity.records.projects import PROJECTS
 from xenith.identity.standing import REFUSAL
 
 #: Tokens whose standing is kept; each is about a kilobyte.
@@ -97,6 +98,10 @@ class Identity:
                 self._kept.clear()
             self._kept[token] = principal
         return principal
+
+    def has_project(self, tx: Tx, project_id: str) -> bool:
+        """Tell whether a project is there. Transaction function."""
+        return tx.find(PROJECTS, id=project_id) is not None
 
     def rotate_keys(self) -> None:
         """Make tokens with the next key from now on; those made so far stay good."""
