@@ -6,6 +6,7 @@ real ones are found by their backend.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,13 @@ from xenith.core.errors import Conflict
 from xenith.core.world import World
 from xenith.toolstack.backends import Backend, DomainState
 from xenith.toolstack.backends.sim import SimBackend
-from xenith.toolstack.classes.vm import adopt, changed_by_itself
+from xenith.toolstack.classes.vm import adopt, changed_by_itself, spec
 from xenith.toolstack.journal import Entry, Journal
+from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import VOLATILE, Objects, Record
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
+from xenith.xapi import NULL
 
 #: The pseudo-class under which the journal keeps a host's port.
 _ADDRESS = "address"
@@ -58,7 +61,10 @@ class Fleet:
         self._journal = None if directory is None else Journal(directory / "journal")
         self._found: dict[str, dict[tuple[str, str], Record]] | None = None
         self._ports: dict[str, int] = {}
+        #: Not while hosts are being read from it.
+        self._may_rewrite = False
         self.hosts: dict[str, HostServer] = {}
+        _allow_many_files()
 
     async def add_host(
         self,
@@ -77,6 +83,7 @@ class Fleet:
         """
         if name in self.hosts:
             raise Conflict(f"the fleet has a host named {name}", name=name)
+        half_made: list[str] = []
         found = self._read().pop(name, {})
         self._ports.setdefault(name, found.pop((_ADDRESS, ""), {}).get("port", 0))
         objects = Objects(self._world, keep=self._keeper(name))
@@ -92,14 +99,16 @@ class Fleet:
         if found:
             for (class_name, ref), record in found.items():
                 objects.load(class_name, ref, record)
-            _forget_half_made(objects)
+            half_made = _forget_half_made(objects)
             if isinstance(backend, SimBackend):
-                backend.adopt(_domains(objects), _disks(objects))
+                _hand_over(host, backend)
         else:
             _furnish(host)
         await backend.start(
             lambda uuid, state, reason: changed_by_itself(host, uuid, state, reason)
         )
+        for uuid in half_made:
+            await backend.disk_destroy(uuid)
         _bring_up_to_date(host)
         adopt(host, dict(await backend.running()))
         bound = await host.listen(listen, port or self._ports[name])
@@ -116,9 +125,11 @@ class Fleet:
         if self._journal is not None:
             self._journal.close()
             self._journal.begin(self._entries())
+            self._may_rewrite = True
 
     async def stop(self) -> None:
         """Stop all hosts; domains live on."""
+        self._may_rewrite = False
         for host in self.hosts.values():
             await host.stop()
         self.hosts.clear()
@@ -176,6 +187,19 @@ class Fleet:
             if not record:
                 return
         self._journal.write(name, class_name, ref, record)
+        if self._may_rewrite and self._journal.is_overgrown:
+            self._journal.close()
+            self._journal.begin(self._entries())
+
+
+def _allow_many_files() -> None:
+    """Raise the number of files this process may open: a thousand hosts are some thousand sockets.
+
+    The soft limit is low for programs that still use select(), which cannot take larger numbers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _kept(found: dict[str, dict[tuple[str, str], Record]]) -> Iterable[Entry]:
@@ -264,19 +288,46 @@ def _bring_up_to_date(host: HostServer) -> None:
     objects.update("SR", objects.only("SR"), physical_size=capacity.disk_bytes)
 
 
-def _forget_half_made(objects: Objects) -> None:
-    """Remove what a crash cut short, and fill the sets that are derived from other records."""
+def _forget_half_made(objects: Objects) -> list[str]:
+    """Remove what a crash cut short, and fill the sets that are derived from other records.
+
+    Gives the uuids of disks that the backend may have without a record.
+    """
+    half_made: list[str] = []
     for ref, record in list(objects.all("VDI").items()):
         # A disk's location is written when its place on the backend is there.
         if not record["location"]:
+            half_made.append(record["uuid"])
             objects.delete("VDI", ref)
     for class_name in ("VBD", "VIF"):
         for ref, record in list(objects.all(class_name).items()):
             if objects.find("VM", record["VM"]) is None:
                 objects.delete(class_name, ref)
+    for ref, record in objects.all("VBD").items():
+        if not is_null(record["VDI"]) and objects.find("VDI", record["VDI"]) is None:
+            objects.update("VBD", ref, VDI=NULL, empty=True)
     for of, field, holder, holder_field in DERIVED:
         for ref, record in objects.all(of).items():
             objects.link(holder, record[field], holder_field, ref)
+    return half_made
+
+
+def _hand_over(host: HostServer, backend: SimBackend) -> None:
+    """Tell a simulated host what it ran in the process before."""
+    vms, disks = host.objects.all("VM").values(), host.objects.all("VDI").values()
+    domids = [record["domid"] for record in vms]
+    for record in vms:
+        last = record["other_config"].get("last_dom_id", "")
+        # Clients may write anything there.
+        if last.isascii() and last.isdigit() and len(last) < 10:
+            domids.append(int(last))
+    backend.adopt(
+        _domains(host.objects),
+        {record["uuid"]: record["virtual_size"] for record in disks},
+        specs={record["uuid"]: spec(host, record) for record in vms},
+        used_bytes={record["uuid"]: record["physical_utilisation"] for record in disks},
+        last_domid=max([0, *domids]),
+    )
 
 
 def _domains(objects: Objects) -> dict[str, DomainState]:
@@ -285,7 +336,3 @@ def _domains(objects: Objects) -> dict[str, DomainState]:
         for record in objects.all("VM").values()
         if record["power_state"] in _DOMAINS
     }
-
-
-def _disks(objects: Objects) -> dict[str, int]:
-    return {record["uuid"]: record["virtual_size"] for record in objects.all("VDI").values()}

@@ -16,6 +16,9 @@ from typing import Any
 import msgspec
 
 _LENGTH = struct.Struct(">I")
+#: Bytes added since the file was written anew, beyond which it is written anew again: this many,
+#: or four times what it began with.
+GROWTH_BYTES_MAX = 64 * 1024 * 1024
 #: Bytes of one record; more means that the length itself is torn.
 RECORD_BYTES_MAX = 16 * 1024 * 1024
 
@@ -39,6 +42,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: Any = None
+        self._began_bytes = 0
+        self._added_bytes = 0
+
+    @property
+    def is_overgrown(self) -> bool:
+        """Whether most of the file is about what has changed since."""
+        return self._added_bytes > max(GROWTH_BYTES_MAX, 4 * self._began_bytes)
 
     def read(self) -> Iterator[Entry]:
         """Give the entries there are, oldest first; a torn end is left out."""
@@ -64,6 +74,7 @@ class Journal:
         with draft.open("wb") as file:
             for entry in entries:
                 file.write(_framed(entry))
+            self._began_bytes, self._added_bytes = file.tell(), 0
             file.flush()
             os.fsync(file.fileno())
         draft.chmod(0o600)
@@ -72,7 +83,9 @@ class Journal:
 
     def write(self, host: str, class_name: str, ref: str, record: dict[str, Any] | None) -> None:
         """Add one change."""
-        self._file.write(_framed(Entry(host, class_name, ref, record)))
+        framed = _framed(Entry(host, class_name, ref, record))
+        self._file.write(framed)
+        self._added_bytes += len(framed)
 
     def close(self) -> None:
         """Close the file."""

@@ -106,7 +106,7 @@ def _set_field(host: HostServer, ref: str, value: Any, *, of: str, field: str) -
 def _add_to(host: HostServer, ref: str, key: str, value: str, *, of: str, field: str) -> None:
     record = host.objects.get(of, ref)
     if key in record[field]:
-        raise XapiFault("MAP_DUPLICATE_KEY", of, field, ref, key)
+        raise XapiFault("MAP_DUPLICATE_KEY", of, field, record["uuid"], key)
     host.objects.update(of, ref, **{field: {**record[field], str(key): str(value)}})
 
 

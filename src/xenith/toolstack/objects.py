@@ -1,6 +1,8 @@
 """One host's objects: records by class and reference, and the order in which they changed.
 
 Every change raises the generation, wakes whoever waits for events, and goes to the journal.
+Values of fields are put in place of others and never changed where they stand, so records may
+share them: a default is one object for all.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from xenith.core.world import World
 from xenith.toolstack.schema import CLASSES, SILENT
@@ -18,11 +20,27 @@ from xenith.xapi.faults import XapiFault
 Record = dict[str, Any]
 #: Told of every change: the fields that changed, or None for an object that is gone.
 Keeper = Callable[[str, str, Record | None], None]
+#: Tells whether an object of a class and reference is asked about.
+Wants = Callable[[str, str], bool]
 
 #: Deletions remembered for clients that lag; one that lags further is told to begin anew.
 DELETIONS_MAX = 10_000
 #: Classes that a restart forgets.
 VOLATILE = frozenset(("session", "task"))
+
+_DEFAULTS: dict[str, Record] = {
+    class_name: {name: field.make_default() for name, field in fields.items()}
+    for class_name, fields in CLASSES.items()
+}
+
+
+class Deletion(NamedTuple):
+    """An object that is gone, and between which generations it was there."""
+
+    deleted: int
+    created: int
+    class_name: str
+    ref: str
 
 
 class Objects:
@@ -35,9 +53,14 @@ class Objects:
         self._by_uuid: dict[str, dict[str, str]] = {name: {} for name in CLASSES}
         self._by_label: dict[str, dict[str, dict[str, None]]] = {name: {} for name in CLASSES}
         self.generation = 1
+        #: Which life of this database generations count in; those of another mean nothing here.
+        self.epoch = world.ids.below(10**18)
+        #: Which life of the host this is: generations of another one mean nothing here.
+        self.epoch = world.ids.below(10**15) + 1
         #: (class, ref) in order of their last change, with its generation and that of creation.
         self._changes: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
-        self._deletions: deque[tuple[int, str, str]] = deque(maxlen=DELETIONS_MAX)
+        #: Generation of the deletion and of the creation, class and reference.
+        self._deletions: deque[tuple[int, int, str, str]] = deque(maxlen=DELETIONS_MAX)
         self._waiting: list[asyncio.Future[None]] = []
 
     # -- reading
@@ -85,9 +108,7 @@ class Objects:
     def create(self, class_name: str, **fields: Any) -> str:
         """Make an object with the class's defaults and these fields; give its reference."""
         uuid = self._world.ids.uuid()
-        record = {name: field.make_default() for name, field in CLASSES[class_name].items()}
-        record.update(fields)
-        record["uuid"] = uuid
+        record = {**_DEFAULTS[class_name], **fields, "uuid": uuid}
         ref = f"OpaqueRef:{self._world.ids.uuid()}"
         self._put(class_name, ref, record)
         self._changed(class_name, ref, {**fields, "uuid": uuid}, is_new=True)
@@ -95,7 +116,7 @@ class Objects:
 
     def load(self, class_name: str, ref: str, record: Record) -> None:
         """Take an object over from the journal; fields that it lacks get their defaults."""
-        whole = {name: field.make_default() for name, field in CLASSES[class_name].items()}
+        whole = dict(_DEFAULTS[class_name])
         whole.update({name: value for name, value in record.items() if name in whole})
         self._put(class_name, ref, whole)
         self.generation += 1
@@ -123,9 +144,9 @@ class Objects:
         del self._by_uuid[class_name][record["uuid"]]
         self._unlabel(class_name, ref, record)
         self.generation += 1
-        self._changes.pop((class_name, ref), None)
+        _, created = self._changes.pop((class_name, ref), (0, 0))
         if class_name not in SILENT:
-            self._deletions.append((self.generation, class_name, ref))
+            self._deletions.append((self.generation, created, class_name, ref))
             self._wake()
         if self._keep is not None and class_name not in VOLATILE:
             self._keep(class_name, ref, None)
@@ -153,21 +174,24 @@ class Objects:
             yield class_name, ref, changed, created
 
     def deletions_since(self, generation: int) -> Iterator[tuple[str, str]]:
-        """Give (class, ref) of what was deleted after a generation, newest first."""
-        for deleted, class_name, ref in reversed(self._deletions):
-            if deleted <= generation:
+        """Give (class, ref) of what was there at a generation and is gone, newest first."""
+        for gone in reversed(self._deletions):
+            if gone.deleted <= generation:
                 return
-            yield class_name, ref
+            if gone.created <= generation:
+                yield gone.class_name, gone.ref
 
     def remembers(self, generation: int) -> bool:
-        """Tell whether deletions after a generation are all still known."""
-        full = len(self._deletions) == DELETIONS_MAX
-        return not full or generation >= self._deletions[0][0]
+        """Tell whether deletions after a generation are all still known; before all, none matter."""
+        return generation == 0 or generation >= self._forgotten
 
-    def next_change(self) -> asyncio.Future[None]:
-        """Give what is done at the next change."""
+    def next_change(self, wants: Wants) -> asyncio.Future[None]:
+        """Give what is done at the next change of an object that is asked about.
+
+        Who waits no longer cancels it.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        self._waiting.append((wants, future))
         return future
 
     # -- inside
@@ -196,12 +220,19 @@ class Objects:
             created = self.generation if is_new else self._changes[key][1]
             self._changes[key] = (self.generation, created)
             self._changes.move_to_end(key)
-            self._wake()
+            self._wake(class_name, ref)
         if self._keep is not None and class_name not in VOLATILE and fields:
             self._keep(class_name, ref, fields)
 
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
+    def _wake(self, class_name: str, ref: str) -> None:
+        if not self._waiting:
+            return
+        still: list[tuple[Wants, asyncio.Future[None]]] = []
+        for wants, future in self._waiting:
+            if future.done():
+                continue
+            if wants(class_name, ref):
                 future.set_result(None)
+            else:
+                still.append((wants, future))
+        self._waiting = still

@@ -38,6 +38,9 @@ SESSIONS_MAX = 500
 #: Finished tasks kept. Source: xapi, 200.
 TASKS_KEPT_MAX = 200
 
+#: The call that only waits; it ends when its client hangs up, as all others do not.
+_WAIT = "event.from"
+
 _PAGE = b"<html><body><h1>HTTP 500 internal server error</h1></body></html>"
 
 
@@ -70,6 +73,8 @@ class HostServer:
         self.tasks = TaskOwner(f"host {name}", world.clock)
         #: Operations that run, by object's reference: what else may be asked meanwhile.
         self.busy: dict[str, dict[str, str]] = {}
+        #: VMs whose domain changed by itself while an operation ran.
+        self.unheard: set[str] = set()
         self.memory_used_bytes = 0
         self.address = ""
         self._password = password
@@ -144,7 +149,9 @@ class HostServer:
             raise XapiFault(error.code, *error.params) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             # Parameters of a wrong type end here; the datamodel's word for it.
-            _log.debug("call failed", method=found.name, error=repr(error))
+            # It may be a fault of ours as well, so it is not passed over in silence.
+            # Its text is: values that a client sent may be secrets.
+            _log.warning("call failed", method=found.name, error=type(error).__name__)
             raise XapiFault("FIELD_TYPE_ERROR", found.name) from error
         return "" if result is None else result
 
@@ -199,6 +206,9 @@ class HostServer:
             result = await self.run(found, given)
         except XapiFault as fault:
             self.end_task(ref, error=fault.description)
+        except Exception:
+            self.end_task(ref, error=["INTERNAL_ERROR", found.name])
+            raise
         else:
             self.end_task(ref, result=xmlrpc.fragment(result if isinstance(result, str) else ""))
 
@@ -248,6 +258,7 @@ class HostServer:
             envelope = jsonrpc.decode_call(request.body)
         except (msgspec.DecodeError, RecursionError):
             return Reply(500, _PAGE, "text/html", is_closing=True)
+        request.is_wait = envelope.method == _WAIT
         try:
             result = await self.call(envelope.method, envelope.params)
         except XapiFault as fault:
@@ -259,6 +270,7 @@ class HostServer:
             name, params = xmlrpc.decode_call(request.body)
         except ValueError:
             return Reply(500, _PAGE, "text/html", is_closing=True)
+        request.is_wait = name == _WAIT
         try:
             result = await self.call(name, params)
         except XapiFault as fault:

@@ -76,8 +76,8 @@ def decode_answer(body: bytes) -> Any:
     """
     try:
         answer = _answer.decode(body)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError("the answer is too deep, or no UTF-8") from error
+    except (UnicodeDecodeError, RecursionError) as nonsense:
+        raise msgspec.DecodeError("the answer is too deep, or no UTF-8") from nonsense
     if answer.error is None:
         return answer.result
     if isinstance(answer.error, list) and answer.error:

@@ -55,10 +55,22 @@ class SimBackend:
         self._used: dict[str, int] = {}
         self._domid = 0
 
-    def adopt(self, domains: Mapping[str, DomainState], disks: Mapping[str, int]) -> None:
+    def adopt(
+        self,
+        domains: Mapping[str, DomainState],
+        disks: Mapping[str, int],
+        *,
+        specs: Mapping[str, DomainSpec],
+        used_bytes: Mapping[str, int],
+        last_domid: int,
+    ) -> None:
         """Take over what an earlier process ran: simulated guests live on as real ones do."""
         self._domains.update(domains)
         self._disks.update(disks)
+        self._specs.update(specs)
+        self._used.update(used_bytes)
+        # Domids are not used twice: a log is asked for by the last one of a VM.
+        self._domid = max(self._domid, last_domid)
 
     async def start(self, listener: DomainListener) -> None:
         """Begin."""
@@ -78,7 +90,7 @@ class SimBackend:
     # -- domains
 
     async def domain_start(self, spec: DomainSpec, *, is_paused: bool = False) -> int:
-        """Start a domain."""
+        """Start a domain; one that already runs is left alone."""
         await self._act("domain_start", spec.vm_uuid)
         for disk in spec.disks:
             if disk.vdi_uuid not in self._disks:

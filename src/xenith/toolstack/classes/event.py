@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from xenith.toolstack.methods import method
 from xenith.toolstack.objects import Objects
-from xenith.toolstack.schema import BY_LOWER_NAME, SILENT
+from xenith.toolstack.schema import BY_LOWER_NAME, CLASSES, SILENT
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
 
 #: The longest that one call waits. Source: clients ask for about a minute.
 WAIT_MAX_S = 600.0
+
+_TOKEN = re.compile(r"([0-9]{1,20}),([0-9]{1,20})")
 
 
 @method("event.from")
@@ -21,31 +24,33 @@ async def event_from(
 ) -> dict[str, Any]:
     """Give events after a token, waiting up to a timeout for the first. Source: event.from."""
     wanted = _Subscription(classes)
-    since = _generation(token)
     objects = host.objects
-    if since > objects.generation or not objects.remembers(since):
-        raise XapiFault("EVENTS_LOST")
+    since = _generation(objects, token)
     clock = host.world.clock
-    deadline = clock.monotonic() + min(float(timeout_s), WAIT_MAX_S)
-    while True:
-        if wanted.has_news(objects, since):
-            if not wanted.is_of_tasks_alone and host.event_batch_s > 0:
-                await clock.sleep(host.event_batch_s)
-            break
-        change = objects.next_change()
+    if not wanted.has_news(objects, since):
+        change = objects.next_change(lambda name, ref: wanted.wants(name, ref))
         try:
-            async with asyncio.timeout(max(0.0, deadline - clock.monotonic())):
+            async with asyncio.timeout(max(0.0, min(float(timeout_s), WAIT_MAX_S))):
                 await change
         except TimeoutError:
-            break
+            pass
+        finally:
+            change.cancel()
+    if (
+        host.event_batch_s > 0
+        and not wanted.is_of_tasks_alone
+        and wanted.has_news(objects, since)
+    ):
+        await clock.sleep(host.event_batch_s)
+    # Waiting may have taken so long that deletions are no longer all known.
+    if not objects.remembers(since):
+        raise XapiFault("EVENTS_LOST")
     return {
         "events": wanted.events(objects, since),
         "valid_ref_counts": {
-            name.lower(): len(objects.all(name))
-            for name in BY_LOWER_NAME.values()
-            if name not in SILENT
+            name.lower(): len(objects.all(name)) for name in CLASSES if name not in SILENT
         },
-        "token": f"{objects.generation:020d},{0:020d}",
+        "token": _token(objects, objects.generation),
     }
 
 
@@ -53,8 +58,11 @@ async def event_from(
 def inject(host: HostServer, class_name: str, ref: str) -> str:
     """Count an object as changed; give the token from just before."""
     before = host.objects.generation
-    host.objects.touch(BY_LOWER_NAME.get(class_name.lower(), class_name), ref)
-    return f"{before:020d},{0:020d}"
+    known = BY_LOWER_NAME.get(class_name.lower())
+    if known is None:
+        raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", class_name[:100])
+    host.objects.touch(known, ref)
+    return _token(host.objects, before)
 
 
 @method("event.get_current_id")
@@ -66,14 +74,14 @@ def get_current_id(host: HostServer) -> int:
 class _Subscription:
     """Which classes and objects a client asks about."""
 
-    def __init__(self, classes: Any) -> None:
-        if not isinstance(classes, list):
-            raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", str(classes)[:100])
+    def __init__(self, classes: list[str]) -> None:
         self._is_all = False
         self._classes: set[str] = set()
         self._refs: set[tuple[str, str]] = set()
         for text in classes:
-            name, _, ref = str(text).partition("/")
+            if not isinstance(text, str):
+                raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", str(text)[:100])
+            name, _, ref = text.partition("/")
             if name == "*":
                 self._is_all = True
                 continue
@@ -134,10 +142,19 @@ def _event(class_name: str, ref: str, operation: str, at: int) -> dict[str, Any]
     }
 
 
-def _generation(token: str) -> int:
+def _token(objects: Objects, generation: int) -> str:
+    # The second number is xapi's count of messages, of which there are none here; clients hold
+    # the token to be opaque, so it says which life of the database the first one belongs to.
+    return f"{generation:020d},{objects.epoch:020d}"
+
+
+def _generation(objects: Objects, token: str) -> int:
     if token == "":
         return 0
-    generation, _, messages = str(token).partition(",")
-    if not (generation.isascii() and generation.isdigit() and messages.isdigit()):
-        raise XapiFault("EVENT_FROM_TOKEN_PARSE_FAILURE", str(token)[:64])
-    return int(generation)
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise XapiFault("EVENT_FROM_TOKEN_PARSE_FAILURE", token[:64])
+    since, epoch = int(match[1]), int(match[2])
+    if epoch != objects.epoch or since > objects.generation or not objects.remembers(since):
+        raise XapiFault("EVENTS_LOST")
+    return since

@@ -11,6 +11,9 @@ from xenith.toolstack.methods import maybe, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
 
+#: Where a VM's record keeps its last domid, for the log of one that has ended. Source: nova.
+_LAST = "last_dom_id"
+
 Plugin = Callable[[HostServer, dict[str, str]], str | Awaitable[str]]
 
 
@@ -68,11 +71,14 @@ async def call_plugin(
 async def console_log(host: HostServer, args: dict[str, str]) -> str:
     """Give the end of a console's log. Source: dom0 plugin `console`, get_console_log."""
     domid = args.get("dom_id", "")
-    for record in host.objects.all("VM").values():
-        if domid in (str(record["domid"]), record["other_config"].get("last_dom_id")):
-            data = await host.backend.console_log(record["uuid"], CONSOLE_LOG_BYTES_MAX)
-            return base64.b64encode(zlib.compress(data)).decode()
-    raise XapiFault("XENAPI_PLUGIN_FAILURE", "get_console_log", "NoSuchDomain", domid)
+    vms = host.objects.all("VM").values()
+    found = [record for record in vms if record["domid"] > 0 and str(record["domid"]) == domid]
+    found = found or [record for record in vms if record["other_config"].get(_LAST) == domid]
+    # A domid that two VMs claim names neither: a log must not go to another's owner.
+    if len(found) != 1:
+        raise XapiFault("XENAPI_PLUGIN_FAILURE", "get_console_log", "NoSuchDomain", domid)
+    data = await host.backend.console_log(found[0]["uuid"], CONSOLE_LOG_BYTES_MAX)
+    return base64.b64encode(zlib.compress(data)).decode()
 
 
 #: Plugins as functions, by plugin and function.

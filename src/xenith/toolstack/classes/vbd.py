@@ -71,6 +71,34 @@ def remove(host: HostServer, ref: str) -> None:
         host.objects.unlink("VDI", record["VDI"], "VBDs", ref)
 
 
+@method("VBD.plug", is_async=True)
+def plug(host: HostServer, ref: str) -> None:
+    """Attach a device to a running VM: at its next start here. Source: XenAPI VBD.plug."""
+    check_plug(host, host.objects.get("VBD", ref), wanted=True)
+
+
+@method("VBD.unplug", is_async=True)
+@method("VBD.unplug_force", is_async=True)
+def unplug(host: HostServer, ref: str) -> None:
+    """Detach a device from a running VM: at its end here. Source: XenAPI VBD.unplug."""
+    check_plug(host, host.objects.get("VBD", ref), wanted=False)
+
+
+def check_plug(host: HostServer, record: dict[str, Any], *, wanted: bool) -> None:
+    """Refuse to plug or unplug, with the reason: no backend changes a running domain's devices.
+
+    Raises:
+        XapiFault: always, with the code that says what stands in the way.
+    """
+    if record["currently_attached"] == wanted:
+        word = "ATTACHED" if wanted else "DETACHED"
+        raise XapiFault(f"DEVICE_ALREADY_{word}", record.get("userdevice") or record["device"])
+    power = host.objects.get("VM", record["VM"])["power_state"]
+    if power != "Running":
+        raise XapiFault("VM_BAD_POWER_STATE", record["VM"], "running", power.lower())
+    raise XapiFault("OPERATION_NOT_ALLOWED", "devices change when the VM is halted")
+
+
 @method("VBD.insert", is_async=True)
 def insert(host: HostServer, ref: str, vdi: str) -> None:
     """Put a disk into an empty drive of a halted VM."""

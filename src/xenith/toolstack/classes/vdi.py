@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from xenith.core.units import GIB
+from xenith.toolstack.backends import BackendError
 from xenith.toolstack.methods import creation, is_null, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
@@ -33,7 +34,7 @@ async def create(host: HostServer, record: dict[str, Any]) -> str:
         raise XapiFault("VDI_TOO_SMALL", "OpaqueRef:NULL", 1)
     if size > SIZE_BYTES_MAX:
         raise XapiFault("VDI_TOO_LARGE", "OpaqueRef:NULL", SIZE_BYTES_MAX)
-    if size > sr["physical_size"]:
+    if size > sr["physical_size"] - sr["physical_utilisation"]:
         raise XapiFault("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
     fields.update(virtual_size=rounded(size), type=fields.get("type", "user").lower())
     return await _make(host, fields, parent_uuid=None)
@@ -81,6 +82,9 @@ async def resize(host: HostServer, ref: str, size: int) -> None:
         raise XapiFault("VDI_TOO_LARGE", ref, SIZE_BYTES_MAX)
     if wanted == record["virtual_size"]:
         return
+    sr = host.objects.get("SR", record["SR"])
+    if wanted - record["virtual_size"] > sr["physical_size"] - sr["physical_utilisation"]:
+        raise XapiFault("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
     await host.backend.disk_resize(record["uuid"], wanted)
     host.objects.update("VDI", ref, virtual_size=wanted)
 
@@ -101,6 +105,7 @@ async def destroy(host: HostServer, ref: str) -> None:
         host.objects.update("VBD", vbd, VDI="OpaqueRef:NULL", empty=True)
     host.objects.delete("VDI", ref)
     host.objects.unlink("SR", record["SR"], "VDIs", ref)
+    _count_use(host, record["SR"], -record["physical_utilisation"])
 
 
 @method("VDI.get_nbd_info")
@@ -119,7 +124,8 @@ async def _make(host: HostServer, fields: dict[str, Any], *, parent_uuid: str | 
             await host.backend.disk_create(uuid, fields["virtual_size"])
         else:
             await host.backend.disk_clone(uuid, parent_uuid)
-    except BaseException:
+    except BackendError:
+        await host.backend.disk_destroy(uuid)
         host.objects.delete("VDI", ref)
         raise
     host.objects.update("VDI", ref, location=uuid)
@@ -149,9 +155,16 @@ async def import_raw(host: HostServer, query: dict[str, str], chunks: AsyncItera
         del host.busy[ref]
     if size > SIZE_BYTES_MAX:
         raise XapiFault("VDI_TOO_LARGE", ref, SIZE_BYTES_MAX)
+    _count_use(host, record["SR"], used - record["physical_utilisation"])
     host.objects.update(
         "VDI",
         ref,
         virtual_size=max(record["virtual_size"], rounded(size)),
         physical_utilisation=used,
     )
+
+
+def _count_use(host: HostServer, sr: str, more_bytes: int) -> None:
+    if more_bytes:
+        used = host.objects.get("SR", sr)["physical_utilisation"] + more_bytes
+        host.objects.update("SR", sr, physical_utilisation=max(0, used))

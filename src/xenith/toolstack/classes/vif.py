@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.methods import creation, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
@@ -56,6 +57,19 @@ def destroy(host: HostServer, ref: str) -> None:
     if record["currently_attached"]:
         raise XapiFault("OPERATION_NOT_ALLOWED", f"VIF {record['uuid']} is attached")
     remove(host, ref)
+
+
+@method("VIF.plug", is_async=True)
+def plug(host: HostServer, ref: str) -> None:
+    """Attach a card to a running VM: at its next start here. Source: XenAPI VIF.plug."""
+    vbds.check_plug(host, host.objects.get("VIF", ref), wanted=True)
+
+
+@method("VIF.unplug", is_async=True)
+@method("VIF.unplug_force", is_async=True)
+def unplug(host: HostServer, ref: str) -> None:
+    """Detach a card from a running VM: at its end here. Source: XenAPI VIF.unplug."""
+    vbds.check_plug(host, host.objects.get("VIF", ref), wanted=False)
 
 
 def remove(host: HostServer, ref: str) -> None:

@@ -300,15 +300,10 @@ def changed_by_itself(host: HostServer, vm_uuid: str, state: DomainState, reason
     except XapiFault:
         return
     if host.busy.get(ref):
-        # The operation that runs writes what comes of it.
+        # It may be the operation's own doing: the backend is asked when that has ended.
+        host.unheard.add(ref)
         return
-    power = _STATES[state]
-    if power == host.objects.get("VM", ref)["power_state"]:
-        return
-    if power in ("Halted", "Suspended"):
-        has_stopped(host, ref, power)
-    else:
-        _set_power(host, ref, power)
+    _follow(host, ref, host.objects.get("VM", ref), state)
 
 
 def adopt(host: HostServer, states: dict[str, DomainState]) -> None:
@@ -350,12 +345,32 @@ async def _operation(host: HostServer, ref: str, name: str) -> AsyncIterator[dic
     record["current_operations"] = dict(running)
     try:
         yield record
+        if ref in host.unheard and len(running) == 1 and name != "destroy":
+            await _hear(host, ref, record)
     finally:
         running.pop(mark, None)
         if not running:
             host.busy.pop(ref, None)
+            host.unheard.discard(ref)
         if host.objects.find("VM", ref) is not None:
             record["current_operations"] = dict(running)
+
+
+async def _hear(host: HostServer, ref: str, record: dict[str, Any]) -> None:
+    """Write what became of a domain that changed by itself while an operation ran."""
+    host.unheard.discard(ref)
+    states = await host.backend.running()
+    _follow(host, ref, record, states.get(record["uuid"], "halted"))
+
+
+def _follow(host: HostServer, ref: str, record: dict[str, Any], state: DomainState) -> None:
+    power = _STATES[state]
+    if power == record["power_state"]:
+        return
+    if power in ("Halted", "Suspended"):
+        has_stopped(host, ref, power)
+    else:
+        _set_power(host, ref, power)
 
 
 def _bad_state(ref: str, expected: tuple[str, ...], actual: str) -> XapiFault:
