@@ -55,13 +55,12 @@ class Objects:
         self.generation = 1
         #: Which life of this database generations count in; those of another mean nothing here.
         self.epoch = world.ids.below(10**18)
-        #: Which life of the host this is: generations of another one mean nothing here.
-        self.epoch = world.ids.below(10**15) + 1
         #: (class, ref) in order of their last change, with its generation and that of creation.
         self._changes: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
-        #: Generation of the deletion and of the creation, class and reference.
-        self._deletions: deque[tuple[int, int, str, str]] = deque(maxlen=DELETIONS_MAX)
-        self._waiting: list[asyncio.Future[None]] = []
+        self._deletions: deque[Deletion] = deque()
+        #: The generation of the last deletion that was forgotten.
+        self._forgotten = 0
+        self._waiting: list[tuple[Wants, asyncio.Future[None]]] = []
 
     # -- reading
 
@@ -144,10 +143,12 @@ class Objects:
         del self._by_uuid[class_name][record["uuid"]]
         self._unlabel(class_name, ref, record)
         self.generation += 1
-        _, created = self._changes.pop((class_name, ref), (0, 0))
         if class_name not in SILENT:
-            self._deletions.append((self.generation, created, class_name, ref))
-            self._wake()
+            _, created = self._changes.pop((class_name, ref))
+            self._deletions.append(Deletion(self.generation, created, class_name, ref))
+            if len(self._deletions) > DELETIONS_MAX:
+                self._forgotten = self._deletions.popleft().deleted
+            self._wake(class_name, ref)
         if self._keep is not None and class_name not in VOLATILE:
             self._keep(class_name, ref, None)
 
@@ -182,7 +183,7 @@ class Objects:
                 yield gone.class_name, gone.ref
 
     def remembers(self, generation: int) -> bool:
-        """Tell whether deletions after a generation are all still known; before all, none matter."""
+        """Tell whether all deletions after a generation are known; from the start none matter."""
         return generation == 0 or generation >= self._forgotten
 
     def next_change(self, wants: Wants) -> asyncio.Future[None]:

@@ -28,7 +28,7 @@ async def event_from(
     since = _generation(objects, token)
     clock = host.world.clock
     if not wanted.has_news(objects, since):
-        change = objects.next_change(lambda name, ref: wanted.wants(name, ref))
+        change = objects.next_change(wanted.wants)
         try:
             async with asyncio.timeout(max(0.0, min(float(timeout_s), WAIT_MAX_S))):
                 await change
@@ -36,11 +36,7 @@ async def event_from(
             pass
         finally:
             change.cancel()
-    if (
-        host.event_batch_s > 0
-        and not wanted.is_of_tasks_alone
-        and wanted.has_news(objects, since)
-    ):
+    if host.event_batch_s > 0 and not wanted.is_of_tasks_alone and wanted.has_news(objects, since):
         await clock.sleep(host.event_batch_s)
     # Waiting may have taken so long that deletions are no longer all known.
     if not objects.remembers(since):
