@@ -12,8 +12,8 @@ import sys
 from types import TracebackType
 
 from xenith import __version__
-from xenith.cli import nouns
-from xenith.cli.errors import INTERRUPTED, OUTPUT_CLOSED, USAGE, exit_code, explain
+from xenith.cli import errors, nouns
+from xenith.cli.errors import INTERRUPTED, OUTPUT_CLOSED, USAGE, exit_code
 from xenith.core.errors import XenithError
 
 
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     except (XenithError, OSError) as error:
         if _is_debugging():
             raise
-        print("\n".join(explain(error)), file=sys.stderr)
+        print("\n".join(errors.explain(error)), file=sys.stderr)
         return exit_code(error)
 
 
@@ -93,4 +93,4 @@ def _report_bug(
     if _is_debugging():
         sys.__excepthook__(kind, error, traceback)
         return
-    print("\n".join(explain(error)), file=sys.stderr)
+    print("\n".join(errors.explain(error)), file=sys.stderr)

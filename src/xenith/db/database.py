@@ -22,6 +22,7 @@ from xenith.core.ids import Ids
 from xenith.core.log import logger
 from xenith.core.world import World
 from xenith.db.compiler import Compiler
+from xenith.db.patterns import matches
 from xenith.db.transaction import ReadTx, Surroundings, Tx
 
 P = ParamSpec("P")
@@ -110,6 +111,7 @@ class SqliteDatabase:
             self._connection = sqlite3.connect(
                 path or ":memory:", isolation_level=None, cached_statements=1000
             )
+            self._connection.create_function("REGEXP", 2, matches, deterministic=True)
             # NORMAL loses nothing when the process dies; a power cut may lose the last commits
             # but never tears the file.
             for pragma in (

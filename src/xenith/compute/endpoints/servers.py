@@ -14,6 +14,7 @@ from xenith.compute.schemas.servers import CREATE_SERVER, UPDATE_SERVER, is_true
 from xenith.compute.states import STATUSES
 from xenith.core.clock import parse_iso
 from xenith.core.errors import Invalid
+from xenith.db.patterns import compiled
 from xenith.http import Answer, Call, Endpoint
 from xenith.http.paging import asked_page, next_url
 
@@ -238,6 +239,7 @@ def _read_columns(call: Call[Compute], asked: dict[str, str], fields: dict[str, 
     if "uuid" in asked:
         fields["ids"] = (asked["uuid"],)
     if asked.get("name"):
+        compiled(asked["name"])
         fields["patterns"]["name"] = asked["name"]
     if "config_drive" in asked:
         fields["servers"]["config_drive"] = is_true(asked["config_drive"])
