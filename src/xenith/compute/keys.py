@@ -76,8 +76,9 @@ def make_ssh() -> KeyMaterial:
 def make_x509(user: str, *, now_s: float) -> KeyMaterial:
     """Make a key and a certificate signed by itself, as Windows takes for sign-in over WinRM."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-    # A common name is at most 64 characters.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user[:64])])
+    # A common name is at most 64 bytes, and an admin may name a user of any length.
+    common = user.encode()[:64].decode(errors="ignore") or "-"
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     since = datetime.fromtimestamp(int(now_s), UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -89,7 +90,7 @@ def make_x509(user: str, *, now_s: float) -> KeyMaterial:
         .not_valid_after(since + timedelta(days=CERTIFICATE_DAYS))
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([x509.OtherName(_UPN, _utf8(f"{user[:64]}@localhost"))]),
+            x509.SubjectAlternativeName([x509.OtherName(_UPN, _utf8(f"{common}@localhost"))]),
             critical=False,
         )
         .sign(private, hashes.SHA256())
@@ -109,7 +110,8 @@ def _pem(private: rsa.RSAPrivateKey, *, is_traditional: bool) -> str:
 
 def _utf8(text: str) -> bytes:
     """Write a DER UTF8String; the short form of length suffices below 128 bytes."""
-    data = text.encode()[:127]
+    data = text.encode()
+    assert len(data) < 128, "the long form of length is not written"
     return bytes((0x0C, len(data))) + data
 
 
