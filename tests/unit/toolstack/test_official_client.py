@@ -1,0 +1,237 @@
+"""The official XenAPI package, unmodified, against a host; it speaks XML-RPC and blocks."""
+
+import asyncio
+import threading
+
+import pytest
+import XenAPI
+
+from xenith.core.units import GIB, MIB
+from xenith.core.world import World
+from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.fleet import Fleet
+
+PASSWORD = "pass-the-salt"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def url():
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    async def start():
+        world = World()
+        fleet = Fleet(world)
+        backend = SimBackend(
+            world, memory_bytes=2 * GIB, cpu_count=4, disk_bytes=100 * GIB, latency_s=0.001
+        )
+        endpoint = await fleet.add_host("official", backend, password=PASSWORD)
+        return fleet, endpoint.url
+
+    fleet, url = run(start())
+    yield url
+    run(fleet.stop())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.fixture
+def session(url):
+    session = XenAPI.Session(url)
+    session.xenapi.login_with_password("root", PASSWORD, "2.21", "the official client")
+    yield session
+    session.xenapi.session.logout()
+
+
+def record(name, **more):
+    return {
+        "name_label": name,
+        "name_description": "",
+        "user_version": "0",
+        "is_a_template": False,
+        "affinity": "OpaqueRef:NULL",
+        "memory_static_max": str(256 * MIB),
+        "memory_dynamic_max": str(256 * MIB),
+        "memory_dynamic_min": str(256 * MIB),
+        "memory_static_min": "0",
+        "VCPUs_params": {},
+        "VCPUs_max": "2",
+        "VCPUs_at_startup": "2",
+        "actions_after_shutdown": "destroy",
+        "actions_after_reboot": "restart",
+        "actions_after_crash": "destroy",
+        "PV_bootloader": "",
+        "PV_kernel": "",
+        "PV_ramdisk": "",
+        "PV_args": "",
+        "PV_bootloader_args": "",
+        "PV_legacy_args": "",
+        "HVM_boot_policy": "BIOS order",
+        "HVM_boot_params": {"order": "dc"},
+        "platform": {"acpi": "true"},
+        "PCI_bus": "",
+        "other_config": {"nova_uuid": "u"},
+        "recommendations": "",
+        "blocked_operations": {},
+        "xenstore_data": {"vm-data/hostname": "h"},
+        **more,
+    }
+
+
+def test_a_wrong_password_is_refused(url):
+    session = XenAPI.Session(url)
+    with pytest.raises(XenAPI.Failure) as caught:
+        session.xenapi.login_with_password("root", "wrong")
+    assert caught.value.details[:2] == ["SESSION_AUTHENTICATION_FAILED", "root"]
+
+
+def test_integers_are_text_and_dates_are_dates(session):
+    vm = session.xenapi.VM.create(record("types"))
+    found = session.xenapi.VM.get_record(vm)
+    assert found["domid"] == "-1"
+    assert found["VCPUs_max"] == "2"
+    assert found["is_a_template"] is False
+    assert found["other_config"] == {"nova_uuid": "u"}
+    assert session.xenapi.VM.destroy(vm) == ""
+
+
+def test_a_server_s_whole_life(session):
+    api = session.xenapi
+    sr = api.pool.get_default_SR(api.pool.get_all()[0])
+    network = api.network.get_by_name_label("Management")[0]
+    vdi = api.VDI.create(
+        {
+            "name_label": "disk",
+            "SR": sr,
+            "virtual_size": str(8 * MIB),
+            "type": "User",
+            "sharable": False,
+            "read_only": False,
+            "other_config": {},
+        }
+    )
+    vm = api.VM.create(record("life"))
+    api.VBD.create(
+        {
+            "VM": vm,
+            "VDI": vdi,
+            "userdevice": "0",
+            "bootable": True,
+            "mode": "RW",
+            "type": "disk",
+            "unpluggable": False,
+            "empty": False,
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        }
+    )
+    vif = api.VIF.create(
+        {
+            "VM": vm,
+            "network": network,
+            "device": "0",
+            "MAC": "fa:16:3e:00:00:01",
+            "MTU": "1500",
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        }
+    )
+    task = api.Async.VM.start(vm, False, False)
+    while api.task.get_status(task) == "pending":
+        pass
+    assert api.task.get_status(task) == "success"
+    assert api.VM.get_power_state(vm) == "Running"
+    assert api.VIF.get_currently_attached(vif) is True
+    for method, state in (
+        ("pause", "Paused"),
+        ("unpause", "Running"),
+        ("clean_reboot", "Running"),
+        ("suspend", "Suspended"),
+    ):
+        getattr(api.VM, method)(vm)
+        assert api.VM.get_power_state(vm) == state
+    api.VM.resume(vm, False, False)
+    with pytest.raises(XenAPI.Failure) as caught:
+        api.VM.destroy(vm)
+    assert caught.value.details == ["VM_BAD_POWER_STATE", vm, "halted, suspended", "running"]
+    api.VM.clean_shutdown(vm)
+    api.VM.destroy(vm)
+    assert api.VDI.get_VBDs(vdi) == []
+    api.VDI.destroy(vdi)
+    with pytest.raises(XenAPI.Failure) as caught:
+        api.VDI.get_record(vdi)
+    assert caught.value.details == ["HANDLE_INVALID", "VDI", vdi]
+
+
+def test_what_nova_asks_of_an_async_failure(session):
+    api = session.xenapi
+    vm = api.VM.create(record("fails"))
+    task = api.Async.VM.pause(vm)
+    while api.task.get_status(task) == "pending":
+        pass
+    assert api.task.get_error_info(task) == ["VM_BAD_POWER_STATE", vm, "running", "halted"]
+    api.task.destroy(task)
+    api.VM.destroy(vm)
+
+
+def test_events_come_in_the_official_form(session):
+    api = session.xenapi
+    token = api.event.inject("pool", api.pool.get_all()[0])
+    vm = api.VM.create(record("watched"))
+
+    batch = session.xenapi_request("event.from", (["vm"], token, 5.0))
+    (event,) = batch["events"]
+    assert (event["class"], event["operation"], event["ref"]) == ("vm", "add", vm)
+    assert event["snapshot"]["name_label"] == "watched"
+    again = session.xenapi_request("event.from", (["vm"], batch["token"], 0.0))
+    assert again["events"] == []
+    api.VM.destroy(vm)
+    batch = session.xenapi_request("event.from", (["vm"], again["token"], 5.0))
+    assert [event["operation"] for event in batch["events"]] == ["del"]
+
+
+def test_where_expressions_of_nova(session):
+    api = session.xenapi
+    host = api.host.get_all()[0]
+    expression = f'field "host"="{host}" and field "management"="true"'
+    assert len(api.PIF.get_all_records_where(expression)) == 1
+    assert api.VM.get_all_records_where('field "is_control_domain"="true"') == {}
+
+
+def test_a_forgotten_session_is_begun_anew_by_the_client(url):
+    session = XenAPI.Session(url)
+    session.xenapi.login_with_password("root", PASSWORD)
+    session._session = "OpaqueRef:gone"
+    assert len(session.xenapi.host.get_all()) == 1
+
+
+def test_methods_can_be_listed_without_a_session(url):
+    listed = XenAPI.Session(url).system.listMethods()
+    assert {"VM.start", "Async.VM.start", "event.from", "VDI.get_virtual_size"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("VM.explode", (), "MESSAGE_METHOD_UNKNOWN"),
+        ("VM.get_record", (), "MESSAGE_PARAMETER_COUNT_MISMATCH"),
+        ("VM.get_by_uuid", ("no",), "UUID_INVALID"),
+        ("VM.get_record", ("OpaqueRef:no",), "HANDLE_INVALID"),
+        ("VM.get_all_records_where", ("field",), "INTERNAL_ERROR"),
+        ("VM.create", ({"name_label": "x", "memory_static_max": "lots"},), "FIELD_TYPE_ERROR"),
+        ("VDI.create", ({"name_label": "x"},), "FIELD_TYPE_ERROR"),
+    ],
+)
+def test_misuse_has_the_code_that_xapi_gives(session, method, params, code):
+    with pytest.raises(XenAPI.Failure) as caught:
+        session.xenapi_request(method, params)
+    assert caught.value.details[0] == code
