@@ -17,6 +17,7 @@ import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -33,7 +34,7 @@ from xenith.toolstack.backends import (
     DomainState,
 )
 from xenith.toolstack.backends.qemu import console, machine
-from xenith.toolstack.backends.qemu.chain import DiskFile, find_file
+from xenith.toolstack.backends.qemu.chain import DiskFile
 from xenith.toolstack.backends.qemu.command import CONSOLE, MONITOR, PID_FILE, arguments
 from xenith.toolstack.backends.qemu.disks import Disks
 from xenith.toolstack.backends.qemu.domain import Domain, Record
@@ -51,6 +52,8 @@ SHUTDOWN_TIMEOUT_S = 60.0
 #: From the start of QEMU to its first word; a busy machine takes a second.
 _LAUNCH_TIMEOUT_S = 30.0
 _CONSOLE_PERIOD_S = 5.0
+#: With its dashes; ids come without them too, and a file must have one name.
+_UUID_CHARACTERS = 36
 _log = logger("toolstack.qemu")
 
 
@@ -81,7 +84,8 @@ class QemuBackend:
         self._shutdown_timeout_s = shutdown_timeout_s
         self._disks = Disks(self._directory / "disks", is_in_use=self._is_in_use)
         self._domains: dict[str, Domain] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock lives as long as someone holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = TaskOwner("qemu", world.clock)
         self._listener: DomainListener = lambda _uuid, _state, _reason: None
 
@@ -228,6 +232,8 @@ class QemuBackend:
 
     async def disk_clone(self, vdi_uuid: str, parent_uuid: str) -> None:
         """Make a disk that shares its parent's blocks and keeps its own writes."""
+        if vdi_uuid == parent_uuid:
+            raise BackendError("VDI_IN_USE", vdi_uuid, "clone")
         async with self._disk_lock(parent_uuid), self._disk_lock(vdi_uuid):
             await self._disks.clone(vdi_uuid, parent_uuid)
 
@@ -278,15 +284,14 @@ class QemuBackend:
 
     async def _adopt(self, domain: Domain) -> None:
         """Take hold of a domain that lived on, and finish what was cut off."""
-        try:
-            await domain.connect()
-        except (QmpError, BackendError) as error:
-            # QEMU may be stuck, or another toolstack may run here: its guest is not ours to end.
-            await domain.release()
-            raise BackendError("INTERNAL_ERROR", f"domain {domain.uuid}: {error}") from error
         self._domains[domain.uuid] = domain
         self._tasks.start("watch", domain.watch())
-        await domain.recover()
+        try:
+            await domain.connect()
+            await domain.recover()
+        except (QmpError, BackendError) as error:
+            # A QEMU that is stuck has a guest, which is not ours to end; each call tries again.
+            _log.error("qemu does not answer", vm=domain.uuid, error=str(error))
         if domain.status == "gone":
             await self._bury(domain)
 
@@ -372,7 +377,9 @@ class QemuBackend:
         elif domain.is_ending or self._domains.get(domain.uuid) is not domain:
             return
         else:
-            self._tasks.start("bury", self._bury(domain))
+            # At once, so that whoever hears of the end may start it again.
+            del self._domains[domain.uuid]
+            self._tasks.start("bury", self._bury_later(domain))
         self._listener(domain.uuid, state, reason)
 
     async def _bury(self, domain: Domain) -> None:
@@ -381,6 +388,12 @@ class QemuBackend:
             del self._domains[domain.uuid]
             await domain.release()
             await self._tidy(domain.uuid)
+
+    async def _bury_later(self, domain: Domain) -> None:
+        async with self._lock(domain.uuid):
+            await domain.release()
+            if domain.uuid not in self._domains:
+                await self._tidy(domain.uuid)
 
     async def _tidy(self, vm_uuid: str) -> None:
         """Remove what a domain without a QEMU does not need; its log stays."""
@@ -412,19 +425,13 @@ class QemuBackend:
         return domain
 
     def _lock(self, vm_uuid: str) -> asyncio.Lock:
-        if not is_uuid(vm_uuid):
-            raise BackendError("UUID_INVALID", "VM", vm_uuid)
-        return self._locks.setdefault(vm_uuid, asyncio.Lock())
+        return self._locks.setdefault(_checked("VM", vm_uuid), asyncio.Lock())
 
     def _disk_lock(self, vdi_uuid: str) -> asyncio.Lock:
-        if not is_uuid(vdi_uuid):
-            raise BackendError("UUID_INVALID", "VDI", vdi_uuid)
-        return self._locks.setdefault(vdi_uuid, asyncio.Lock())
+        return self._locks.setdefault(_checked("VDI", vdi_uuid), asyncio.Lock())
 
     def _domain_directory(self, vm_uuid: str) -> Path:
-        if not is_uuid(vm_uuid):
-            raise BackendError("UUID_INVALID", "VM", vm_uuid)
-        return self._domains_directory / vm_uuid
+        return self._domains_directory / _checked("VM", vm_uuid)
 
     def _memory(self, vm_uuid: str) -> Path:
         return self._domain_directory(vm_uuid) / "memory"
@@ -441,8 +448,6 @@ class QemuBackend:
         return file
 
     def _is_in_use(self, vdi_uuid: str) -> bool:
-        if find_file(self._directory / "disks", vdi_uuid) is None:
-            return False
         return any(
             disk.vdi_uuid == vdi_uuid
             for domain in self._domains.values()
@@ -464,6 +469,13 @@ class QemuBackend:
     def _write_record(self, record: Record) -> None:
         directory = self._domain_directory(record.spec.vm_uuid)
         _write(directory / "domain.json", msgspec.json.encode(record))
+
+
+def _checked(kind: str, uuid: str) -> str:
+    """Give back a uuid that is safe as a file's name, in the one form that names compare in."""
+    if not is_uuid(uuid) or len(uuid) != _UUID_CHARACTERS or uuid != uuid.lower():
+        raise BackendError("UUID_INVALID", kind, uuid)
+    return uuid
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -31,8 +31,13 @@ from xenith.toolstack.backends.qemu.qmp import Qmp, QmpError
 
 #: Writing memory to a disk at 50 MB/s, 64 GiB take twenty minutes.
 MEMORY_TIMEOUT_S = 1800.0
+#: QEMU greets at once unless it is stuck or another toolstack holds its one connection.
+_GREETING_TIMEOUT_S = 5.0
 #: Asked again, since a guest that still boots loses the press of its power button.
 _POWER_BUTTON_PERIOD_S = 5.0
+#: SeaBIOS that is entered by a reset resets the machine again, which looks like the guest's doing.
+#: No guest boots and reboots within this.
+_RESET_ECHO_S = 5.0
 #: As fast as the disk is; QEMU holds migration to 128 MiB/s otherwise.
 _BANDWIDTH_BYTES_MAX = 1 << 40
 _log = logger("toolstack.qemu")
@@ -85,6 +90,7 @@ class Domain:
         self._qmp = Qmp(self._take_event)
         self._reason = ""
         self._changed = asyncio.Event()
+        self._reset_at = float("-inf")
 
     @property
     def uuid(self) -> str:
@@ -107,7 +113,7 @@ class Domain:
         Raises:
             QmpError: it does not answer.
         """
-        await self._qmp.connect(self.directory / MONITOR)
+        await self._qmp.connect(self.directory / MONITOR, timeout_s=_GREETING_TIMEOUT_S)
         await self.refresh()
 
     async def refresh(self) -> str:
@@ -276,8 +282,9 @@ class Domain:
             self._changed.clear()
             with contextlib.suppress(QmpError, BackendError):
                 await self._command("system_powerdown")
+            period_s = min(_POWER_BUTTON_PERIOD_S, deadline - self._clock.monotonic())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POWER_BUTTON_PERIOD_S):
+                async with asyncio.timeout(period_s):
                     while not until():
                         await self._changed.wait()
                         self._changed.clear()
@@ -287,6 +294,8 @@ class Domain:
         self, name: str, arguments: dict[str, Any] | None = None, **rest: Any
     ) -> Any:
         try:
+            if not self._qmp.is_connected:
+                await self._qmp.connect(self.directory / MONITOR)
             return await self._qmp.command(name, arguments, **rest)
         except QmpError as error:
             raise BackendError("INTERNAL_ERROR", f"QEMU: {error}") from error
@@ -300,6 +309,13 @@ class Domain:
             self._reason = str(data.get("reason", ""))
         elif name == "GUEST_PANICKED":
             self._reason = "guest-panic"
-        elif name == "RESET" and data.get("guest"):
-            self._on_change(self, "running", "reboot")
+        elif name == "RESET":
+            self._take_reset(is_by_guest=bool(data.get("guest")))
         self._changed.set()
+
+    def _take_reset(self, *, is_by_guest: bool) -> None:
+        now = self._clock.monotonic()
+        is_echo = now - self._reset_at < _RESET_ECHO_S
+        self._reset_at = now
+        if is_by_guest and not is_echo:
+            self._on_change(self, "running", "reboot")

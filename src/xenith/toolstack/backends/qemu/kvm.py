@@ -37,8 +37,6 @@ _PROBE_CODE = bytes.fromhex(
     "00a87c0000"  # where they are
 )
 _SECTOR = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_DEVICE = Path("/dev/kvm")
 _log = logger("toolstack.qemu")
 
 
@@ -52,21 +50,28 @@ class Answer(msgspec.Struct, frozen=True):
 
 async def has_kvm(program: Path, directory: Path) -> bool:
     """Tell whether guests run under KVM here; probes once for each boot of the machine."""
-    boot_id = _BOOT_ID.read_text().strip()
     kept = directory / "kvm.json"
-    if kept.exists():
-        try:
-            answer = msgspec.json.decode(kept.read_bytes(), type=Answer)
-        except msgspec.DecodeError:
-            answer = None
-        if answer is not None and (answer.boot_id, answer.program) == (boot_id, str(program)):
-            return answer.is_working
-    is_working = _DEVICE.exists() and await runs_guest(program, directory, "kvm")
+    machine = (_boot_id(), str(program))
+    answer = _read(kept)
+    if answer is not None and (answer.boot_id, answer.program) == machine:
+        return answer.is_working
+    is_working = await runs_guest(program, directory, "kvm")
     _log.info("kvm probed", works=is_working)
     part = kept.with_suffix(".part")
-    part.write_bytes(msgspec.json.encode(Answer(boot_id, str(program), is_working)))
+    part.write_bytes(msgspec.json.encode(Answer(*machine, is_working)))
     part.replace(kept)
     return is_working
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _read(kept: Path) -> Answer | None:
+    try:
+        return msgspec.json.decode(kept.read_bytes(), type=Answer)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
 
 
 async def runs_guest(program: Path, directory: Path, accelerator: str) -> bool:

@@ -54,6 +54,7 @@ class Qmp:
             QmpError: nobody listens there, or they do not speak QMP in time. QEMU serves one
                 connection at a time, so another process of ours may hold it.
         """
+        await self.close()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._socket = connection
         loop = asyncio.get_running_loop()
