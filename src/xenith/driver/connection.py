@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -64,6 +65,8 @@ class HostPlaces(msgspec.Struct, frozen=True):
     host: str
     sr: str
     has_openvswitch: bool
+    #: Whether the host runs our own toolstack.
+    is_ours: bool
 
 
 class HostConnection:
@@ -118,20 +121,44 @@ class HostConnection:
             raise self._away(error) from error
 
     async def import_vdi(
-        self, vdi_ref: str, chunks: AsyncIterator[bytes], *, disk_format: str, timeout_s: float
+        self,
+        vdi_ref: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        disk_format: str,
+        size_bytes: int,
+        timeout_s: float,
     ) -> None:
-        """Fill a disk with a stream of bytes.
+        """Fill a disk with a stream of ``size_bytes``.
 
         Raises:
             XapiFault: the host refuses the bytes.
+            Invalid: the stream is of another size.
             Unavailable: the host does not take them.
         """
+        # Others than our own toolstack answer before they have written, and tell only a task
+        # what went wrong after that.
+        is_tracked = not self.places.is_ours
+        task = await self.call("task.create", "xenith import", "") if is_tracked else ""
         try:
             await self.session.import_raw_vdi(
-                vdi_ref, chunks, disk_format=disk_format, timeout_s=timeout_s
+                vdi_ref,
+                chunks,
+                disk_format=disk_format,
+                size_bytes=size_bytes,
+                task_ref=task,
+                timeout_s=timeout_s,
             )
+            if is_tracked:
+                record = await self.call("task.get_record", task)
+                if record["status"] == "failure":
+                    raise XapiFault(*record["error_info"])
         except Unavailable as error:
             raise self._away(error) from error
+        finally:
+            if is_tracked:
+                with suppress(XapiFault, Unavailable):
+                    await self.call("task.destroy", task)
 
     async def call_patiently(self, method: str, *params: Any) -> Any:
         """Call a method, again and again for a while when something else holds the object.
@@ -215,6 +242,7 @@ class HostConnection:
             host=pool["master"],
             sr=sr_ref,
             has_openvswitch=version.get("network_backend") == "openvswitch",
+            is_ours=version.get("product_brand") == "Xenith",
         )
         return places, HostFacts(
             memory_mib=max(0, int(metrics["memory_total"]) - own_bytes) // MIB,

@@ -102,6 +102,7 @@ class Disks:
                 held.config,
                 _pieces(content),
                 disk_format="raw",
+                size_bytes=len(content),
                 timeout_s=XAPI_CALL_TIMEOUT_S,
             )
             held.is_config_whole = True

@@ -94,16 +94,33 @@ class ImageCache:
                 await self._remove_halves(image_id)
             if disk_format == "qcow2" and not await self._can_read_qcow2():
                 async with qcow2.converted_to_raw(self._open_image(image_id)) as path:
+                    size = path.stat().st_size
                     return await self._fill(
-                        image_id, qcow2.read_file(path), "raw", path.stat().st_size
+                        image_id,
+                        qcow2.read_file(path),
+                        disk_format="raw",
+                        size_bytes=size,
+                        stream_bytes=size,
                     )
             chunks = self._open_image(image_id)
             head, chunks = await _peek(chunks)
             size = disk_size(head, disk_format, size_bytes)
-            return await self._fill(image_id, chunks, disk_format, size)
+            return await self._fill(
+                image_id,
+                chunks,
+                disk_format=disk_format,
+                size_bytes=size,
+                stream_bytes=size_bytes,
+            )
 
     async def _fill(
-        self, image_id: str, chunks: AsyncIterator[bytes], disk_format: str, size_bytes: int
+        self,
+        image_id: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        disk_format: str,
+        size_bytes: int,
+        stream_bytes: int,
     ) -> CachedImage:
         line = self._line
         # Whole MiB: an SR rounds up anyway, and a raw image may end in the middle of a sector.
@@ -120,7 +137,13 @@ class ImageCache:
         }
         ref = await line.call("VDI.create", record)
         try:
-            await line.import_vdi(ref, chunks, disk_format=disk_format, timeout_s=IMPORT_TIMEOUT_S)
+            await line.import_vdi(
+                ref,
+                chunks,
+                disk_format=disk_format,
+                size_bytes=stream_bytes,
+                timeout_s=IMPORT_TIMEOUT_S,
+            )
             vdi: dict[str, Any] = await line.call("VDI.get_record", ref)
             await line.call("VDI.add_to_other_config", ref, COMPLETE_KEY, vdi["uuid"])
         except (XapiFault, XenithError):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 SECTOR_BYTES = 2048
 #: Where the descriptors begin. Source: ECMA-119 6.2.1.
@@ -28,6 +29,8 @@ _DESCRIPTOR_TIME = b"2000010100000000\x00"
 _NO_TIME = b"0" * 16 + b"\x00"
 _DIRECTORY_MODE = 0o040555
 _FILE_MODE = 0o100444
+#: The number 1 in both byte orders: this volume of its set.
+_ONE = b"\x01\x00\x00\x01"
 _SELF, _PARENT = b"\x00", b"\x01"
 
 
@@ -40,6 +43,8 @@ class _Directory:
     parent: _Directory | None
     directories: dict[str, _Directory] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    #: Each entry's name in a tree.
+    identifiers: list[dict[str, bytes]] = field(default_factory=list)
     extents: list[int] = field(default_factory=lambda: [0, 0])
     sizes: list[int] = field(default_factory=lambda: [0, 0])
 
@@ -114,6 +119,7 @@ def _tree(files: Mapping[str, bytes]) -> list[_Directory]:
         ordered.extend(directory.directories[name] for name in sorted(directory.directories))
     for number, directory in enumerate(ordered, start=1):
         directory.number = number
+        directory.identifiers = [_identifiers(directory, tree) for tree in (0, 1)]
     return ordered
 
 
@@ -128,7 +134,7 @@ def _content(directory: _Directory, tree: int, extents: Mapping[bytes, int]) -> 
         _record(directory, _SELF, tree),
         _record(directory.holder, _PARENT, tree),
     ]
-    names = _identifiers(directory, tree)
+    names = directory.identifiers[tree]
     entries = sorted([*directory.directories, *directory.files], key=names.__getitem__)
     for name in entries:
         child = directory.directories.get(name)
@@ -195,7 +201,7 @@ def _directory_record(
             _both32(where[1]),
             _RECORD_TIME,
             bytes((flags, 0, 0)),
-            _both16(1),
+            _ONE,
             bytes((len(identifier),)),
             identifier,
             padding,
@@ -205,6 +211,7 @@ def _directory_record(
     )
 
 
+@cache
 def _posix(mode: int, links: int) -> bytes:
     """PX: mode, links, owner, group, serial number."""
     return b"PX\x2c\x01" + b"".join(map(_both32, (mode, links, 0, 0, 0)))
@@ -231,7 +238,7 @@ def _path_table(directories: list[_Directory], tree: int, order: str) -> bytes:
         if directory.parent is None:
             identifier = _SELF
         else:
-            identifier = _identifiers(directory.parent, tree)[directory.name]
+            identifier = directory.parent.identifiers[tree][directory.name]
         entries.append(
             struct.pack(
                 f"{order}BBIH", len(identifier), 0, directory.extents[tree], directory.holder.number
@@ -282,11 +289,11 @@ def _descriptor(
 
 
 def _both16(value: int) -> bytes:
-    return struct.pack("<H", value) + struct.pack(">H", value)
+    return value.to_bytes(2, "little") + value.to_bytes(2, "big")
 
 
 def _both32(value: int) -> bytes:
-    return struct.pack("<I", value) + struct.pack(">I", value)
+    return value.to_bytes(4, "little") + value.to_bytes(4, "big")
 
 
 def _sectors(size: int) -> int:

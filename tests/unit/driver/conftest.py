@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 from dataclasses import dataclass, field
 
 import pytest
@@ -188,3 +189,17 @@ async def until(holds):
 @pytest.fixture(name="until")
 def until_fixture():
     return until
+
+
+def make_vhd_footer(size, kind=3):
+    footer = bytearray(512)
+    footer[:8] = b"conectix"
+    struct.pack_into(">QQ", footer, 40, size, size)
+    struct.pack_into(">I", footer, 60, kind)
+    struct.pack_into(">I", footer, 64, ~sum(footer) & 0xFFFFFFFF)
+    return bytes(footer)
+
+
+@pytest.fixture
+def vhd_footer():
+    return make_vhd_footer

@@ -191,12 +191,12 @@ async def test_a_host_without_memory_says_that_it_is_exhausted(bench, driver, bu
     assert raised.value.kind == "HOST_NOT_ENOUGH_FREE_MEMORY"
 
 
-async def test_a_flavor_smaller_than_the_image_is_refused(bench, driver, make):
-    bench.images["big"] = [b"x"]
+async def test_a_flavor_smaller_than_the_image_is_refused(bench, driver, make, vhd_footer):
+    footer = vhd_footer(2 * 1024**3)
+    bench.images["big"] = [footer, footer]
+    spec = make(image_id="big", image_format="vhd", image_size_bytes=1024, root_gib=1)
     with pytest.raises(Invalid, match="more than the flavor's 1 GiB"):
-        await driver.create_root_disk(
-            make(image_id="big", image_size_bytes=2 * 1024**3, root_gib=1)
-        )
+        await driver.create_root_disk(spec)
 
 
 async def test_a_flavor_of_size_zero_keeps_the_images_size(bench, driver, make):
