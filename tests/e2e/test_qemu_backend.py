@@ -1,9 +1,11 @@
 """Real guests in QEMU, from the tiny image, through everything that a host does with them."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -236,3 +238,44 @@ async def test_a_guest_that_does_not_hear_its_button_runs_on(tmp_path):
     await backend.domain_shutdown(VM, is_clean=False)
     assert await backend.running() == {}
     await backend.stop()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from xenith.core.world import World
+from xenith.toolstack.backends import DiskSpec, DomainSpec
+from xenith.toolstack.backends.qemu import QemuBackend
+
+async def main(directory, vm, disk, moment):
+    backend = QemuBackend(World(), Path(directory), accelerator="tcg")
+    await backend.start(lambda *_: None)
+    await backend.disk_create(disk, 1 << 20)
+    die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    asyncio.get_running_loop().call_later(float(moment), die)
+    await backend.domain_start(DomainSpec(vm, "x", 16 << 20, 1, (DiskSpec(disk, "0"),)))
+    await asyncio.sleep(60)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.01, 0.03, 0.06, 0.1, 0.5])
+async def test_after_a_kill_at_any_moment_a_domain_is_there_once_or_not_at_all(host, moment_s):
+    backend = await host()
+    await backend.stop()
+    disk = derive_uuid("blank")
+    command = [sys.executable, "-c", KILLED, backend.directory, VM, disk, str(moment_s)]
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == -signal.SIGKILL
+
+    again = await host()
+    assert again.changes in ([], [(VM, "halted", "it ended while the toolstack was away")])
+    spec = DomainSpec(VM, "x", 16 * MIB, 1, (DiskSpec(disk, "0"),))
+    await again.domain_start(spec)
+    assert await again.running() == {VM: "running"}
+    assert len(find_qemus(again.directory / "domains")[VM]) == 1
+    await again.domain_shutdown(VM, is_clean=False)
+    await again.disk_destroy(disk)
+    assert find_qemus(again.directory / "domains") == {}
+    assert list((again.directory / "disks").iterdir()) == []

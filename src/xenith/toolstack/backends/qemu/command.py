@@ -53,6 +53,8 @@ def arguments(
     accel = "kvm" if is_kvm else f"tcg,thread=multi,tb-size={_TRANSLATION_MIB}"
     if len(spec.disks) + len(spec.nics) > DEVICES_MAX:
         raise BackendError("INTERNAL_ERROR", f"more than {DEVICES_MAX} devices")
+    if sum(disk.is_cd for disk in spec.disks) > CDS_MAX:
+        raise BackendError("INTERNAL_ERROR", f"more than {CDS_MAX} CDs")
     given = ["-pidfile", str(directory / PID_FILE), "-name", spec.vm_uuid, "-uuid", spec.vm_uuid]
     given += ["-S", "-nodefaults", "-no-user-config", "-display", "none", "-sandbox", _SANDBOX]
     given += ["-machine", machine, "-accel", accel, "-cpu", "host" if is_kvm else "max"]

@@ -119,8 +119,8 @@ class Disks:
         """Remove a disk; its file stays, hidden, as long as others stand on it."""
         if self._is_in_use(vdi_uuid):
             raise BackendError("VDI_IN_USE", vdi_uuid, "destroy")
-        file = chain.find_file(self.directory, vdi_uuid)
-        if file is not None:
+        # The newest last: without it an older one, kept for its clones, would be the disk again.
+        for file in chain.versions(self.directory, vdi_uuid):
             file.marker.touch()
         chain.collect(self.directory)
 
