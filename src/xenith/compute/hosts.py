@@ -127,9 +127,24 @@ class CellHosts:
 
     async def refresh(self, host_id: HostId) -> None:
         """Take over what an operator changed in a host's row."""
-        row = await self._db.read(lambda tx: tx.get(rows.hosts, id=host_id))
+        row = await self._db.read(lambda tx: tx.find(rows.hosts, id=host_id))
+        if row is None:
+            await self._drop(host_id)
+            return
         self.rows[host_id] = row
         self.table.update(self._described(row))
+        self.wake_waiting()
+
+    async def _drop(self, host_id: HostId) -> None:
+        """Let go of a host that an operator took out."""
+        self.rows.pop(host_id, None)
+        driver = self.drivers.pop(host_id, None)
+        if driver is not None:
+            await driver.stop()
+        if host_id in self.table and not self.table.list_instances(host_id):
+            self.table.remove(host_id)
+        elif host_id in self.table:
+            self.table.set_enabled(host_id, is_enabled=False)
 
     def driver(self, host_id: str) -> HostDriver:
         """Get the driver of a host.
@@ -223,6 +238,7 @@ class CellHosts:
                 ram_mib=allocation.ram_mib,
                 vcpus=allocation.vcpus,
                 disk_gib=allocation.disk_gib,
+                group_id=allocation.group_id,
             ),
         )
 

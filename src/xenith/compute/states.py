@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xenith.driver import PowerAction
+
 #: OS-EXT-STS:power_state. Source: Compute API, "Show Server Details".
 NOSTATE, RUNNING, PAUSED, SHUTDOWN, CRASHED, SUSPENDED = 0, 1, 3, 4, 6, 7
 
@@ -108,7 +110,7 @@ class Transition:
     #: The task_state while it runs.
     task_state: str
     #: What the driver is told.
-    power_action: str
+    power_action: PowerAction
     #: The vm_state it ends in.
     vm_state: str
     #: task_states besides none from which it may start.

@@ -162,6 +162,26 @@ class Tx:
         self._cursor.execute(compiled.sql, compiled.parameters({**_prefixed(keys), **values}))
         return self._cursor.rowcount
 
+    def change(
+        self, table: sa.Table, keys: Mapping[str, Any], *, counter: str, **values: Any
+    ) -> Row | None:
+        """Give the row with ``keys`` these values and raise its counter; give it as it then is."""
+        key_names, value_names = tuple(keys), tuple(values)
+        compiled = self._compiler.fixed(
+            ("change", table.name, key_names, value_names),
+            lambda: _conditions(sa.update(table), table, key_names)
+            .values(
+                {
+                    counter: table.c[counter] + 1,
+                    **{name: sa.bindparam(name, type_=table.c[name].type) for name in value_names},
+                }
+            )
+            .returning(*table.c),
+        )
+        self._cursor.execute(compiled.sql, compiled.parameters({**_prefixed(keys), **values}))
+        found = self._cursor.fetchall()
+        return compiled.row(found[0]) if found else None
+
     def delete(self, table: sa.Table, **keys: Any) -> int:
         """Delete the rows that have these values; tell how many there were."""
         assert keys, "a delete without a condition empties the table"
@@ -193,7 +213,7 @@ class ReadTx(Tx):
     def _refuse(self, *_args: Any, **_values: Any) -> Any:
         raise Bug("a transaction of read() writes: it belongs in run()")
 
-    run = insert = insert_many = upsert = update = delete = _refuse
+    run = insert = insert_many = upsert = update = change = delete = _refuse
 
 
 def _prefixed(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,8 @@ async def list_images(call: Call[Images]) -> dict[str, Any]:
     """List a page of images."""
     page = asked_page(call, default_limit=IMAGE_PAGE_ITEMS_DEFAULT, sort_names=_SORT_NAMES)
     page = Page(min(page.limit, PAGE_ITEMS_MAX), page.marker, page.sort)
-    rows = [] if page.limit == 0 else await call.service.list_images(call.principal, _filter(call), page)
+    wanted = _filter(call)
+    rows = await call.service.list_images(call.principal, wanted, page) if page.limit else []
     shown = rows[: page.limit]
     body: dict[str, Any] = {
         "images": [view(row) for row in shown],

@@ -202,7 +202,9 @@ class SagaEngine(Generic[C]):
         try:
             while True:
                 self._again.discard(subject)
-                run = await self._db.run(find, subject)
+                # Only a resumed one is written to; the others are but looked at.
+                look = self._db.run if find is records.resume_head else self._db.read
+                run = await look(find, subject)
                 find = records.find_head
                 try:
                     is_ended = run is not None and await self._run_saga(run)

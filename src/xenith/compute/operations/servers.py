@@ -18,7 +18,7 @@ from xenith.compute.operations.requests import (
     hostname_of,
     port_row,
 )
-from xenith.compute.records import flavors, keypairs, quotas
+from xenith.compute.records import flavors, keypairs, quotas, server_groups
 from xenith.compute.records.actions import start_action
 from xenith.compute.records.instances import instances
 from xenith.compute.records.server_lists import ServerFilter, find_marker, list_servers
@@ -270,6 +270,7 @@ class Servers:
                     "zone": request.zone,
                     "hints": request.hints,
                     "host": request.host,
+                    "group": _joined(tx, principal, request, server_id),
                     "launch_index": index,
                     "sealed_password": base64.b64encode(
                         context.seal.close(admin_pass.encode())
@@ -309,6 +310,22 @@ class Servers:
                 f"{flavor.root_gib * 2**30} bytes, image is {needed} bytes."
             )
         return image
+
+
+def _joined(
+    tx: Tx, principal: Principal, request: ServerRequest, server_id: str
+) -> dict[str, Any] | None:
+    """Put a new server into the group that its hints name; give what the scheduler must heed."""
+    group_id = request.hints.get("group")
+    if group_id is None:
+        return None
+    group = server_groups.join_group(tx, group_id, principal, server_ids=[server_id])
+    rules = group.rules or {}
+    return {
+        "id": group.id,
+        "policy": group.policy,
+        "max_per_host": int(rules.get("max_server_per_host", 1)),
+    }
 
 
 def get_view(tx: Tx, server_id: str, principal: Principal) -> ServerView:

@@ -49,19 +49,14 @@ allocations = sa.Table(
     sa.Column("ram_mib", sa.BigInteger, nullable=False),
     sa.Column("vcpus", sa.BigInteger, nullable=False),
     sa.Column("disk_gib", sa.BigInteger, nullable=False),
+    # The server group that the choice of hosts must go on to heed.
+    sa.Column("group_id", sa.Text),
 )
 sa.Index("allocations_by_host", allocations.c.host_id)
-
-_BUMP = (
-    sa.update(instances)
-    .where(instances.c.id == sa.bindparam("instance"))
-    .values(generation=instances.c.generation + 1)
-)
 
 
 def change_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) -> Row | None:
     """Change an instance, raising its generation; tell the row as it then is, if there is one."""
-    if not tx.update(instances, {"id": instance_id}, updated_at=now_s, **values):
-        return None
-    tx.run(_BUMP, instance=instance_id)
-    return tx.find(instances, id=instance_id)
+    return tx.change(
+        instances, {"id": instance_id}, counter="generation", updated_at=now_s, **values
+    )

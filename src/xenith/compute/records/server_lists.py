@@ -203,7 +203,7 @@ def _has_status(status: str) -> Any:
     alternatives = []
     task = sa.func.coalesce(TASK_STATE, "")
     for vm_state, named, excepted in vm_states_of(status):
-        condition = vm_state == VM_STATE
+        condition: Any = VM_STATE.op("=")(vm_state)
         if named is not None:
             condition = sa.and_(condition, task.in_(named))
         elif excepted:

@@ -46,6 +46,7 @@ EVENT = "compute__do_build_and_run_instance"
 def placement_request(instance_id: str, request: dict[str, Any], tried: list[str]) -> Any:
     """Give the scheduler's view of a build."""
     flavor, hints = request["flavor"], request["hints"]
+    group = request.get("group") or {}
     return PlacementRequest(
         instance_id=InstanceId(instance_id),
         project_id=ProjectId(request["project_id"]),
@@ -59,6 +60,9 @@ def placement_request(instance_id: str, request: dict[str, Any], tried: list[str
         different_host=_listed(hints.get("different_host")),
         tried_hosts=tuple(tried),  # type: ignore[arg-type]
         target_host=request.get("target_host_id"),
+        group_id=group.get("id"),
+        group_policy=group.get("policy", ""),
+        group_per_host_max=group.get("max_per_host", 1),
     )
 
 
@@ -95,6 +99,7 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
                 "ram_mib": allocation.ram_mib,
                 "vcpus": allocation.vcpus,
                 "disk_gib": allocation.disk_gib,
+                "group_id": allocation.group_id,
             },
         )
         known = tx.get(instances, id=run.subject)

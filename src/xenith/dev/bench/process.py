@@ -69,8 +69,12 @@ def cloud(*arguments: str, hosts: int, directory: Path | None = None) -> Iterato
         (place / "ready").unlink(missing_ok=True)
         log = stack.enter_context((place / "bench.log").open("ab"))
         began = time.monotonic()
+        # As users run it: with its modules' compiled forms kept.
+        environment = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        }
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
         )
         try:
             _wait_ready(process, place, began)
