@@ -12,6 +12,7 @@ from xenith.core.world import World
 from xenith.driver import HostAddress, HostDriver, VmNic, VmSpec
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.fleet import Fleet
+from xenith.xapi import XapiSession
 
 IMAGE_ID = "11111111-0000-4000-8000-000000000001"
 INSTANCE_ID = "22222222-0000-4000-8000-000000000001"
@@ -44,6 +45,7 @@ class Bench:
     powers: list = field(default_factory=list)
     states: list = field(default_factory=list)
     drivers: list = field(default_factory=list)
+    operators: list = field(default_factory=list)
 
     @property
     def host(self):
@@ -88,20 +90,28 @@ class Bench:
         return driver
 
     @contextlib.contextmanager
-    def counted(self):
-        """Count the calls that the host gets, by name."""
+    def counted(self, driver):
+        """Count the calls that a driver makes, by name."""
         calls = []
-        host, inner = self.host, self.host.call
+        inner = driver._line.session.call
 
-        async def call(name, params):
-            calls.append(name)
-            return await inner(name, params)
+        async def call(method, *params, **options):
+            calls.append(method)
+            return await inner(method, *params, **options)
 
-        host.call = call
+        driver._line.session.call = call
         try:
             yield calls
         finally:
-            del host.call
+            driver._line.session.call = inner
+
+    async def operator(self):
+        """Give the session of somebody else who works on the host."""
+        session = await XapiSession.login(
+            self.endpoint.url, user="root", password="pw", originator="operator"
+        )
+        self.operators.append(session)
+        return session
 
     def names(self, class_name="VDI"):
         return sorted(record["name_label"] for record in self.records(class_name))
@@ -117,6 +127,8 @@ async def bench():
     endpoint = await fleet.add_host("h1", backend, password="pw")
     bench = Bench(world, fleet, backend, endpoint, images={IMAGE_ID: [b"\x00" * 1024 * 1024]})
     yield bench
+    for session in bench.operators:
+        await session.logout()
     for driver in bench.drivers:
         await driver.stop()
     await fleet.stop()

@@ -57,21 +57,19 @@ async def test_an_import_that_breaks_is_removed_and_done_again(bench, driver):
 
 
 async def test_a_half_import_of_a_dead_process_is_removed_at_the_next_start(bench, driver):
-    sr = next(iter(bench.host.objects.all("SR")))
-    await bench.host.call(
+    operator = await bench.operator()
+    (sr,) = await operator.call("SR.get_all")
+    await operator.call(
         "VDI.create",
-        [
-            next(iter(bench.host.objects.all("session"))),
-            {
-                "name_label": "xenith-image-i",
-                "SR": sr,
-                "virtual_size": MIB,
-                "type": "user",
-                "sharable": False,
-                "read_only": False,
-                "other_config": {"xenith-image": "i"},
-            },
-        ],
+        {
+            "name_label": "xenith-image-i",
+            "SR": sr,
+            "virtual_size": MIB,
+            "type": "user",
+            "sharable": False,
+            "read_only": False,
+            "other_config": {"xenith-image": "i"},
+        },
     )
     await driver.stop()
     second = await bench.connect()
@@ -88,8 +86,7 @@ async def test_an_image_that_an_operator_removed_is_brought_again(bench, driver,
         for ref, vdi in bench.host.objects.all("VDI").items()
         if vdi["name_label"].startswith("xenith-image-")
     ]
-    session = next(iter(bench.host.objects.all("session")))
-    await bench.host.call("VDI.destroy", [session, cached])
+    await (await bench.operator()).call("VDI.destroy", cached)
     assert await build(driver, make("22222222-0000-4000-8000-000000000002")) == "running"
     assert len(bench.opened) == 2
 
