@@ -15,12 +15,14 @@ from xenith.core.errors import Conflict
 from xenith.core.world import World
 from xenith.toolstack.backends import Backend, DomainState
 from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.classes import table
 from xenith.toolstack.classes.vm import adopt, changed_by_itself, spec
 from xenith.toolstack.journal import Entry, Journal
 from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import VOLATILE, Objects, Record
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
+from xenith.toolstack.transfer import TRANSFERS
 from xenith.xapi import NULL
 
 #: The pseudo-class under which the journal keeps a host's port.
@@ -33,8 +35,15 @@ DERIVED = (
     ("VBD", "VDI", "VDI", "VBDs"),
     ("VIF", "VM", "VM", "VIFs"),
     ("VIF", "network", "network", "VIFs"),
+    ("VM", "resident_on", "host", "resident_VMs"),
 )
-_NOT_KEPT = {(holder, field) for _, _, holder, field in DERIVED}
+#: Fields that follow from others, by class.
+_OF_THE_MOMENT = frozenset(("current_operations", "allowed_operations"))
+_NOT_KEPT: dict[str, frozenset[str]] = {
+    class_name: frozenset(field for _, _, holder, field in DERIVED if holder == class_name)
+    | (_OF_THE_MOMENT if class_name == "VM" else frozenset())
+    for class_name in CLASSES
+}
 _DOMAINS: dict[str, DomainState] = {
     "Running": "running",
     "Paused": "paused",
@@ -93,6 +102,8 @@ class Fleet:
             backend,
             name=name,
             password=password,
+            methods=table(),
+            transfers=TRANSFERS,
             event_batch_s=self._event_batch_s,
         )
         self.hosts[name] = host
@@ -162,12 +173,7 @@ class Fleet:
                 if class_name in VOLATILE:
                     continue
                 for ref, record in host.objects.all(class_name).items():
-                    kept = {
-                        field: value
-                        for field, value in record.items()
-                        if (class_name, field) not in _NOT_KEPT
-                    }
-                    yield Entry(name, class_name, ref, kept)
+                    yield Entry(name, class_name, ref, _worth_keeping(class_name, record))
         yield from _kept(self._found or {})
 
     def _keeper(self, name: str) -> Any:
@@ -179,11 +185,7 @@ class Fleet:
         if self._journal is None:
             return
         if record is not None:
-            record = {
-                field: value
-                for field, value in record.items()
-                if (class_name, field) not in _NOT_KEPT
-            }
+            record = _worth_keeping(class_name, record)
             if not record:
                 return
         self._journal.write(name, class_name, ref, record)
@@ -200,6 +202,13 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _worth_keeping(class_name: str, record: Record) -> Record:
+    derived = _NOT_KEPT.get(class_name, frozenset())
+    if derived.isdisjoint(record):
+        return record
+    return {field: value for field, value in record.items() if field not in derived}
 
 
 def _kept(found: dict[str, dict[tuple[str, str], Record]]) -> Iterable[Entry]:

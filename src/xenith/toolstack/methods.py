@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from xenith.toolstack.schema import CLASSES, SILENT, coerce
+from xenith.toolstack.schema import CLASSES, SILENT, Kind, coerce, convert
 from xenith.toolstack.where import parse
 from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
+#: What a parameter must be, by how a method's function is annotated.
+_KINDS: dict[str, Kind] = {
+    "str": "text",
+    "int": "int",
+    "float": "float",
+    "bool": "bool",
+    "dict[str, Any]": "any",
+    "dict[str, str]": "map",
+    "dict[str, str] | None": "map",
+    "list[str]": "texts",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -29,26 +41,51 @@ class Method:
 
     name: str
     function: Function
+    #: What each parameter must be; those after ``least`` may be left out.
+    kinds: tuple[Kind, ...]
     least: int
-    most: int
     is_async: bool = False
     #: Called without a session, and given none.
     is_open: bool = False
+    #: Only waits: it ends when its client hangs up, as all others do not.
+    is_wait: bool = False
+
+    @property
+    def most(self) -> int:
+        """How many parameters it takes at most."""
+        return len(self.kinds)
+
+    def run(self, host: HostServer, given: list[Any]) -> Any:
+        """Check the parameters and call the function; gives a result, or what is to be awaited.
+
+        Raises:
+            XapiFault: FIELD_TYPE_ERROR, a parameter is of the wrong type, or the call failed.
+        """
+        for at, value in enumerate(given):
+            kind = self.kinds[at]
+            if not (kind == "text" and type(value) is str):
+                given[at] = convert(kind, value, name=self.name)
+        return self.function(host, *given)
 
 
 METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, is_async: bool = False, is_open: bool = False
+    name: str, *, is_async: bool = False, is_open: bool = False, is_wait: bool = False
 ) -> Callable[[Function], Function]:
     """Enter a function under its XenAPI name."""
 
     def enter(function: Function) -> Function:
         parameters = list(inspect.signature(function).parameters.values())[1:]
-        least = sum(1 for item in parameters if item.default is inspect.Parameter.empty)
         METHODS[name] = Method(
-            name, function, least, len(parameters), is_async=is_async, is_open=is_open
+            name,
+            function,
+            tuple(_KINDS[item.annotation] for item in parameters),
+            sum(1 for item in parameters if item.default is inspect.Parameter.empty),
+            is_async=is_async,
+            is_open=is_open,
+            is_wait=is_wait,
         )
         return function
 
@@ -107,7 +144,7 @@ def _add_to(host: HostServer, ref: str, key: str, value: str, *, of: str, field:
     record = host.objects.get(of, ref)
     if key in record[field]:
         raise XapiFault("MAP_DUPLICATE_KEY", of, field, record["uuid"], key)
-    host.objects.update(of, ref, **{field: {**record[field], str(key): str(value)}})
+    host.objects.update(of, ref, **{field: {**record[field], key: value}})
 
 
 def _remove_from(host: HostServer, ref: str, key: str, *, of: str, field: str) -> None:
@@ -119,12 +156,12 @@ def _remove_from(host: HostServer, ref: str, key: str, *, of: str, field: str) -
 
 def _add_member(host: HostServer, ref: str, value: str, *, of: str, field: str) -> None:
     host.objects.get(of, ref)
-    host.objects.link(of, ref, field, str(value))
+    host.objects.link(of, ref, field, value)
 
 
 def _remove_member(host: HostServer, ref: str, value: str, *, of: str, field: str) -> None:
     host.objects.get(of, ref)
-    host.objects.unlink(of, ref, field, str(value))
+    host.objects.unlink(of, ref, field, value)
 
 
 _OF_CLASS: tuple[tuple[str, Function, int], ...] = (
@@ -142,7 +179,10 @@ def generate() -> dict[str, Method]:
     made: dict[str, Method] = {}
 
     def enter(name: str, function: Function, count: int, **fixed: str) -> None:
-        made[name] = Method(name, partial(function, **fixed), count, count)
+        kinds: list[Kind] = ["text"] * count
+        if function is _set_field:
+            kinds[1] = "any"
+        made[name] = Method(name, partial(function, **fixed), tuple(kinds), count)
 
     for of, fields in CLASSES.items():
         for name, function, count in _OF_CLASS:

@@ -106,11 +106,11 @@ class Objects:
 
     def create(self, class_name: str, **fields: Any) -> str:
         """Make an object with the class's defaults and these fields; give its reference."""
-        uuid = self._world.ids.uuid()
-        record = {**_DEFAULTS[class_name], **fields, "uuid": uuid}
+        fields.setdefault("uuid", self._world.ids.uuid())
+        record = {**_DEFAULTS[class_name], **fields}
         ref = f"OpaqueRef:{self._world.ids.uuid()}"
         self._put(class_name, ref, record)
-        self._changed(class_name, ref, {**fields, "uuid": uuid}, is_new=True)
+        self._changed(class_name, ref, fields, is_new=True)
         return ref
 
     def load(self, class_name: str, ref: str, record: Record) -> None:

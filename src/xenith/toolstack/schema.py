@@ -6,14 +6,16 @@ Source: xapi's datamodel; field names, types and defaults are the public API's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
 
-Kind = Literal["str", "int", "bool", "float", "ref", "date", "set", "map", "intmap"]
+#: Types of fields; and of parameters: "text" must be text already, "any" is checked elsewhere.
+Kind = Literal["str", "int", "bool", "float", "ref", "date", "set", "map", "text", "texts", "any"]
 #: RW: a client sets it; C: given at creation or by a method of its own; R: the server's.
 Access = Literal["RW", "C", "R"]
 
@@ -32,7 +34,7 @@ class Field:
 
     def make_default(self) -> Any:
         """Give a value that no other record shares."""
-        if self.kind in ("map", "intmap"):
+        if self.kind == "map":
             return dict(self.default or {})
         if self.kind == "set":
             return list(self.default or [])
@@ -440,37 +442,89 @@ def coerce(class_name: str, name: str, value: Any) -> Any:
     Raises:
         XapiFault: FIELD_TYPE_ERROR, it is of no such type.
     """
-    kind = CLASSES[class_name][name].kind
+    return convert(CLASSES[class_name][name].kind, value, name=name)
+
+
+def convert(kind: Kind, value: Any, *, name: str) -> Any:
+    """Give a client's value the type that is asked for.
+
+    Raises:
+        XapiFault: FIELD_TYPE_ERROR, it is of no such type.
+    """
     try:
-        if kind == "int":
-            if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
-                raise ValueError
-            number = int(value)
-            if not -(2**63) <= number < 2**63:
-                raise ValueError
-            return number
-        if kind == "float":
-            return float(value)
-        if kind == "bool":
-            if not isinstance(value, bool):
-                raise ValueError
-            return value
-        if kind in ("map", "intmap"):
-            if not isinstance(value, Mapping):
-                raise ValueError
-            return {str(key): _text(item) for key, item in value.items()}
-        if kind == "set":
-            if not isinstance(value, list):
-                raise ValueError
-            return list(dict.fromkeys(_text(item) for item in value))
-        return (_text(value) or NULL) if kind == "ref" else _text(value)
-    except (TypeError, ValueError):
+        return _CONVERTERS[kind](value)
+    except (TypeError, ValueError, OverflowError):
         raise XapiFault("FIELD_TYPE_ERROR", name) from None
 
 
 def _text(value: Any) -> str:
+    if type(value) is str:
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise ValueError
+    raise TypeError
+
+
+def _exact_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError
+    if isinstance(value, str) and _DIGITS.fullmatch(value) is None:
+        raise ValueError
+    number = int(value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError
+    return number
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _texts_by_name(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {str(key): _text(item) for key, item in value.items()}
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError
+    return list(dict.fromkeys(_text(item) for item in value))
+
+
+def _exact_texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError
+    return [_exact_text(item) for item in value]
+
+
+_DIGITS = re.compile(r"-?[0-9]{1,19}")
+_CONVERTERS: dict[Kind, Callable[[Any], Any]] = {
+    "any": lambda value: value,
+    "bool": _bool,
+    "date": _exact_text,
+    "float": _float,
+    "int": _int,
+    "map": _texts_by_name,
+    "ref": lambda value: _exact_text(value) or NULL,
+    "set": _texts,
+    "str": _text,
+    "text": _exact_text,
+    "texts": _exact_texts,
+}

@@ -83,10 +83,15 @@ def decode_answer(body: bytes) -> Any:
     raise XapiFault(*[str(part) for part in wrapped.get("ErrorDescription", ["INTERNAL_ERROR"])])
 
 
-def fragment(value: str) -> str:
-    """Write a task's result: the XML of one value."""
-    text = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"<value>{_UNWRITABLE.sub(chr(0xFFFD), text)}</value>" if value else ""
+def fragment(value: Any) -> str:
+    """Write a task's result: the XML of one value, or nothing for no value."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, str):
+        text = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return f"<value>{_UNWRITABLE.sub(chr(0xFFFD), text)}</value>"
+    whole = xmlrpc.client.dumps((_outward(value),))
+    return whole[whole.index("<value>") : whole.rindex("</value>") + len("</value>")]
 
 
 def _outward(value: Any) -> Any:

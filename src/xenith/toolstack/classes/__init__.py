@@ -1,5 +1,16 @@
 """The classes' own methods, a file per noun; importing this enters them all."""
 
-from xenith.toolstack.classes import event, host, network, session, sr, task, vbd, vdi, vif, vm
+from __future__ import annotations
 
-__all__ = ["event", "host", "network", "session", "sr", "task", "vbd", "vdi", "vif", "vm"]
+from functools import lru_cache
+
+from xenith.toolstack.classes import event, host, network, session, sr, task, vbd, vdi, vif, vm
+from xenith.toolstack.methods import Method, generate
+
+__all__ = ["event", "host", "network", "session", "sr", "table", "task", "vbd", "vdi", "vif", "vm"]
+
+
+@lru_cache(maxsize=1)
+def table() -> dict[str, Method]:
+    """Give all methods: those of the files here, and those that the class tables imply."""
+    return generate()

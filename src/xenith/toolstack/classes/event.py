@@ -18,7 +18,7 @@ WAIT_MAX_S = 600.0
 _TOKEN = re.compile(r"([0-9]{1,20}),([0-9]{1,20})")
 
 
-@method("event.from")
+@method("event.from", is_wait=True)
 async def event_from(
     host: HostServer, classes: list[str], token: str, timeout_s: float
 ) -> dict[str, Any]:
@@ -30,7 +30,7 @@ async def event_from(
     if not wanted.has_news(objects, since):
         change = objects.next_change(wanted.wants)
         try:
-            async with asyncio.timeout(max(0.0, min(float(timeout_s), WAIT_MAX_S))):
+            async with asyncio.timeout(min(timeout_s, WAIT_MAX_S)):
                 await change
         except TimeoutError:
             pass
@@ -74,6 +74,9 @@ class _Subscription:
         self._is_all = False
         self._classes: set[str] = set()
         self._refs: set[tuple[str, str]] = set()
+        # A text would be taken for its letters, and nothing would ever be told.
+        if not isinstance(classes, list):
+            raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", str(classes)[:100])
         for text in classes:
             if not isinstance(text, str):
                 raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", str(text)[:100])

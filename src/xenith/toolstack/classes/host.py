@@ -64,7 +64,7 @@ async def call_plugin(
         raise XapiFault(
             "XENAPI_PLUGIN_FAILURE", function, "UnknownFunction", f"no function {function[:64]}"
         )
-    result: str = await maybe(called(host, {str(k): str(v) for k, v in args.items()}))
+    result: str = await maybe(called(host, args))
     return result
 
 
@@ -87,10 +87,12 @@ PLUGINS: dict[tuple[str, str], Plugin] = {("console", "get_console_log"): consol
 
 def free_memory_bytes(host: HostServer) -> int:
     """Tell the bytes that VMs may still have."""
-    return max(0, host.backend.capacity().memory_bytes - host.memory_used_bytes)
+    return max(0, host.backend.capacity().memory_bytes - sum(host.memory_bytes.values()))
 
 
 def write_free_memory(host: HostServer) -> None:
     """Write what is free where clients read it."""
     ref = host.objects.only("host_metrics")
-    host.objects.update("host_metrics", ref, memory_free=free_memory_bytes(host))
+    free = free_memory_bytes(host)
+    if host.objects.get("host_metrics", ref)["memory_free"] != free:
+        host.objects.update("host_metrics", ref, memory_free=free)

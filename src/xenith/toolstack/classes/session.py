@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xenith.toolstack.methods import method
-from xenith.toolstack.server import HostServer, all_methods
+from xenith.toolstack.server import HostServer
 
 
 @method("session.login_with_password", is_open=True)
@@ -25,8 +25,7 @@ def slave_local_login(host: HostServer, user: str, password: str) -> str:
 @method("session.local_logout", is_open=True)
 def logout(host: HostServer, reference: str) -> None:
     """End a session."""
-    host._check_session([reference])  # noqa: SLF001 - the one open method that names a session
-    host.objects.delete("session", reference)
+    host.end_session(reference)
 
 
 @method("session.get_this_host")
@@ -39,6 +38,5 @@ def get_this_host(host: HostServer, reference: str) -> str:
 @method("system.listMethods", is_open=True)
 def list_methods(host: HostServer) -> list[str]:
     """List all methods."""
-    del host
-    table = all_methods()
+    table = host.methods
     return sorted([*table, *(f"Async.{name}" for name, row in table.items() if row.is_async)])

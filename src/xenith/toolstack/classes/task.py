@@ -6,18 +6,15 @@ from xenith.toolstack.methods import method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
 
+#: Source: XenAPI, enum task_status_type.
+STATUSES = frozenset(("pending", "success", "failure", "cancelling", "cancelled"))
+ENDS = STATUSES - {"pending", "cancelling"}
+
 
 @method("task.create")
 def create(host: HostServer, label: str, description: str) -> str:
     """Make a task that a client drives, or a transfer reports to."""
-    return host.objects.create(
-        "task",
-        name_label=label,
-        name_description=description,
-        created=host.now(),
-        resident_on=host.objects.only("host"),
-        allowed_operations=["cancel", "destroy"],
-    )
+    return host.make_task(label, description, allowed=["destroy"])
 
 
 @method("task.destroy")
@@ -36,10 +33,28 @@ def cancel(host: HostServer, ref: str) -> None:
 @method("task.set_status")
 def set_status(host: HostServer, ref: str, status: str) -> None:
     """Write the status of a client's own task."""
-    host.objects.update("task", ref, status=str(status))
+    host.objects.get("task", ref)
+    if status not in STATUSES:
+        raise XapiFault("INVALID_VALUE", "status", status)
+    if status in ENDS:
+        host.end_task(ref, status=status)
+    else:
+        host.objects.update("task", ref, status=status)
 
 
 @method("task.set_progress")
 def set_progress(host: HostServer, ref: str, progress: float) -> None:
     """Write the progress of a client's own task."""
-    host.objects.update("task", ref, progress=float(progress))
+    host.objects.update("task", ref, progress=progress)
+
+
+@method("task.set_result")
+def set_result(host: HostServer, ref: str, result: str) -> None:
+    """Write the result of a client's own task."""
+    host.objects.update("task", ref, result=result)
+
+
+@method("task.set_error_info")
+def set_error_info(host: HostServer, ref: str, error_info: list[str]) -> None:
+    """Write how a client's own task failed."""
+    host.objects.update("task", ref, error_info=error_info)

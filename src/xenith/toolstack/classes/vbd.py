@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from xenith.toolstack.methods import creation, is_null, method
@@ -11,6 +12,9 @@ from xenith.xapi.faults import XapiFault
 
 #: Devices of one VM. Source: XenServer, 255 VBDs; 16 without PV drivers.
 DEVICES_MAX = 255
+
+_NUMBER = re.compile("[0-9]{1,3}")
+_NAME = re.compile("(?:xvd|hd|sd)([a-z])")
 
 
 @method("VBD.create", is_async=True)
@@ -22,22 +26,19 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
     kind = {"disk": "Disk", "cd": "CD", "floppy": "Floppy"}.get(fields.get("type", "Disk").lower())
     mode = fields.get("mode", "RW").upper()
     if kind is None or mode not in ("RO", "RW"):
-        raise XapiFault("INVALID_VALUE", "type" if kind is None else "mode", record.get("type"))
+        wrong = "type" if kind is None else "mode"
+        raise XapiFault("INVALID_VALUE", wrong, fields.get(wrong, ""))
     if kind == "CD" and mode != "RO":
         raise XapiFault("VBD_CDS_MUST_BE_READONLY")
     if is_null(vdi):
         if kind != "CD":
             raise XapiFault("HANDLE_INVALID", "VDI", vdi)
-    else:
-        host.objects.get("VDI", vdi)
+    elif host.objects.get("VDI", vdi)["read_only"] and mode == "RW":
+        raise XapiFault("VDI_READONLY", vdi)
     taken = {host.objects.get("VBD", ref)["userdevice"] for ref in vm["VBDs"]}
-    device = fields.get("userdevice", "autodetect")
-    if device in ("autodetect", ""):
-        device = next(str(n) for n in range(DEVICES_MAX + 1) if str(n) not in taken)
+    device = _position(fields.get("userdevice", ""), taken)
     if device in taken:
         raise XapiFault("DEVICE_ALREADY_EXISTS", device)
-    if not device.isdigit() or int(device) > DEVICES_MAX:
-        raise XapiFault("INVALID_DEVICE", device)
     fields.update(
         VDI=vdi,
         userdevice=device,
@@ -51,6 +52,30 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
     if not is_null(vdi):
         host.objects.link("VDI", vdi, "VBDs", ref)
     return ref
+
+
+def _position(asked: str, taken: set[str]) -> str:
+    """Give the number of a device that is asked for by number, by name, or not at all."""
+    if asked in ("autodetect", ""):
+        free = (str(n) for n in range(DEVICES_MAX) if str(n) not in taken)
+        found = next(free, None)
+        if found is None:
+            raise XapiFault("INVALID_DEVICE", asked)
+        return found
+    if _NUMBER.fullmatch(asked) and int(asked) < DEVICES_MAX:
+        return str(int(asked))
+    named = _NAME.fullmatch(asked)
+    if named is None:
+        raise XapiFault("INVALID_DEVICE", asked)
+    return str(ord(named[1]) - ord("a"))
+
+
+def device_name(number: int) -> str:
+    """Name a device as the guest sees it: xvda, …, xvdz, xvdaa."""
+    letters = chr(ord("a") + number % 26)
+    if number >= 26:
+        letters = chr(ord("a") + number // 26 - 1) + letters
+    return f"xvd{letters}"
 
 
 @method("VBD.destroy", is_async=True)

@@ -16,6 +16,8 @@ SIZE_BYTES_MAX = 2040 * GIB
 #: Disks come in whole 2 MiB blocks. Source: VHD, Dynamic Disk Header, block size.
 BLOCK_BYTES = 2 * 1024 * 1024
 
+#: What is done to a disk by many at once.
+SHARING = frozenset(("clone", "copy"))
 ALLOWED = ["snapshot", "clone", "copy", "resize", "resize_online", "destroy", "update"]
 
 
@@ -57,9 +59,8 @@ async def clone(host: HostServer, ref: str, driver_params: dict[str, str] | None
         "xenstore_data",
     )
     fields = {name: source[name] for name in copied}
-    for name in ("other_config", "sm_config", "xenstore_data"):
-        fields[name] = dict(fields[name])
-    return await _make(host, fields, parent_uuid=source["uuid"])
+    with host.operations.hold("VDI", ref, "clone", beside=SHARING):
+        return await _make(host, fields, parent_uuid=source["uuid"])
 
 
 @method("VDI.copy", is_async=True)
@@ -75,7 +76,7 @@ async def copy(host: HostServer, ref: str, sr: str) -> str:
 async def resize(host: HostServer, ref: str, size: int) -> None:
     """Grow a disk. Source: XenAPI VDI.resize."""
     record = host.objects.get("VDI", ref)
-    wanted = rounded(int(size))
+    wanted = rounded(size)
     if wanted < record["virtual_size"]:
         raise XapiFault("VDI_TOO_SMALL", ref, record["virtual_size"])
     if wanted > SIZE_BYTES_MAX:
@@ -85,7 +86,8 @@ async def resize(host: HostServer, ref: str, size: int) -> None:
     sr = host.objects.get("SR", record["SR"])
     if wanted - record["virtual_size"] > sr["physical_size"] - sr["physical_utilisation"]:
         raise XapiFault("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
-    await host.backend.disk_resize(record["uuid"], wanted)
+    with host.operations.hold("VDI", ref, "resize"):
+        await host.backend.disk_resize(record["uuid"], wanted)
     host.objects.update("VDI", ref, virtual_size=wanted)
 
 
@@ -94,11 +96,11 @@ async def destroy(host: HostServer, ref: str) -> None:
     """Remove a disk that no VM uses. Source: XenAPI VDI.destroy."""
     record = host.objects.get("VDI", ref)
     for vbd in record["VBDs"]:
-        if host.objects.get("VBD", vbd)["currently_attached"]:
+        row = host.objects.get("VBD", vbd)
+        if row["currently_attached"] or host.operations.of(row["VM"]):
             raise XapiFault("VDI_IN_USE", ref, "destroy")
-    if ref in host.busy:
-        raise XapiFault("OTHER_OPERATION_IN_PROGRESS", "VDI", ref, "import", "")
-    await host.backend.disk_destroy(record["uuid"])
+    with host.operations.hold("VDI", ref, "destroy"):
+        await host.backend.disk_destroy(record["uuid"])
     if host.objects.find("VDI", ref) is None:
         return
     for vbd in list(record["VBDs"]):
@@ -119,6 +121,8 @@ async def _make(host: HostServer, fields: dict[str, Any], *, parent_uuid: str | 
     """Make the record first, so that a disk without one is never left behind."""
     ref = host.objects.create("VDI", **fields, allowed_operations=ALLOWED)
     uuid = host.objects.get("VDI", ref)["uuid"]
+    # The record must be on the disk before the disk is.
+    host.flush()
     try:
         if parent_uuid is None:
             await host.backend.disk_create(uuid, fields["virtual_size"])
@@ -145,14 +149,9 @@ async def import_raw(host: HostServer, query: dict[str, str], chunks: AsyncItera
         host.objects.get("VBD", vbd)["currently_attached"] for vbd in record["VBDs"]
     ):
         raise XapiFault("VDI_IN_USE", ref, "import")
-    if ref in host.busy:
-        raise XapiFault("OTHER_OPERATION_IN_PROGRESS", "VDI", ref, "import", "")
-    host.busy[ref] = {"import": "import"}
-    try:
+    with host.operations.hold("VDI", ref, "import"):
         size = await host.backend.disk_import(record["uuid"], disk_format, chunks)
         used = await host.backend.disk_used_bytes(record["uuid"])
-    finally:
-        del host.busy[ref]
     if size > SIZE_BYTES_MAX:
         raise XapiFault("VDI_TOO_LARGE", ref, SIZE_BYTES_MAX)
     _count_use(host, record["SR"], used - record["physical_utilisation"])

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any
 
-from xenith.toolstack.backends import DiskSpec, DomainSpec, DomainState, NicSpec
+from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, DomainState, NicSpec
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes import vif as vifs
 from xenith.toolstack.classes.host import free_memory_bytes, write_free_memory
+from xenith.toolstack.classes.vdi import SHARING
 from xenith.toolstack.methods import creation, is_null, method
-from xenith.toolstack.schema import coerce
 from xenith.toolstack.server import HostServer
 from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
@@ -34,14 +35,11 @@ FROM: dict[str, tuple[str, ...]] = {
     "resume_on": ("Suspended",),
     "destroy": ("Halted", "Suspended"),
 }
+_HARD = frozenset(("hard_shutdown", "hard_reboot", "destroy"))
 #: What overrides an operation that runs. Source: message_forwarding, hard_shutdown and hard_reboot.
 _OVERRIDES = {
     "hard_shutdown": frozenset(FROM) - {"hard_shutdown", "destroy"},
-    "hard_reboot": frozenset(("clean_shutdown", "clean_reboot")),
-}
-ALLOWED = {
-    state: sorted(name for name, states in FROM.items() if state in states)
-    for state in ("Halted", "Running", "Paused", "Suspended")
+    "hard_reboot": frozenset(FROM) - _HARD,
 }
 #: Prefixes of xenstore data that reach a domain. Source: xenopsd, others are dropped.
 XENSTORE_PREFIXES = ("vm-data/", "FIST/")
@@ -67,7 +65,10 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
         fields[name] = fields.get(name) or largest
     if fields.get("VCPUs_max", 1) < max(1, fields.get("VCPUs_at_startup", 1)):
         raise XapiFault("INVALID_VALUE", "VCPUs_max", fields.get("VCPUs_max", 1))
-    fields.update(allowed_operations=ALLOWED["Halted"], memory_target=largest)
+    fields.update(
+        allowed_operations=allowed("Halted", (), is_template=fields.get("is_a_template", False)),
+        memory_target=largest,
+    )
     return host.objects.create("VM", **fields)
 
 
@@ -94,18 +95,21 @@ async def start(
 ) -> None:
     """Start a VM. Source: XenAPI VM.start."""
     del force
-    async with _operation(host, ref, "start") as record:
-        if record["is_a_template"]:
-            raise XapiFault("VM_IS_TEMPLATE", ref)
+    await _start(host, ref, "start", is_paused=start_paused)
+
+
+async def _start(host: HostServer, ref: str, name: str, *, is_paused: bool) -> None:
+    async with _operation(host, ref, name) as record:
         if not host.objects.get("host", host.objects.only("host"))["enabled"]:
             raise XapiFault("HOST_DISABLED", host.objects.only("host"))
-        _take_memory(host, record)
+        _check_disks(host, record)
+        _take_memory(host, ref, record)
         try:
-            domid = await host.backend.domain_start(spec(host, record), is_paused=start_paused)
+            domid = await host.backend.domain_start(spec(host, record), is_paused=is_paused)
         except BaseException:
-            _give_memory(host, record)
+            host.memory_bytes.pop(ref, None)
             raise
-        _has_started(host, ref, domid, "Paused" if start_paused else "Running")
+        _has_started(host, ref, domid, "Paused" if is_paused else "Running")
 
 
 @method("VM.start_on", is_async=True)
@@ -113,8 +117,9 @@ async def start_on(
     host: HostServer, ref: str, on: str, start_paused: bool = False, force: bool = False
 ) -> None:
     """Start a VM on a host of the pool. Source: XenAPI VM.start_on."""
+    del force
     host.objects.get("host", on)
-    await start(host, ref, start_paused, force)
+    await _start(host, ref, "start_on", is_paused=start_paused)
 
 
 @method("VM.clean_shutdown", is_async=True)
@@ -138,7 +143,7 @@ async def shutdown(host: HostServer, ref: str) -> None:
     """Ask the guest, and cut the power when it does not. Source: XenAPI VM.shutdown."""
     try:
         await clean_shutdown(host, ref)
-    except XapiFault:
+    except (XapiFault, BackendError):
         await hard_shutdown(host, ref)
 
 
@@ -190,16 +195,7 @@ async def resume(
 ) -> None:
     """Go on from the saved memory. Source: XenAPI VM.resume."""
     del force
-    async with _operation(host, ref, "resume") as record:
-        _take_memory(host, record)
-        try:
-            domid = await host.backend.domain_resume(spec(host, record))
-            if start_paused:
-                await host.backend.domain_pause(record["uuid"])
-        except BaseException:
-            _give_memory(host, record)
-            raise
-        _has_started(host, ref, domid, "Paused" if start_paused else "Running")
+    await _resume(host, ref, "resume", is_paused=start_paused)
 
 
 @method("VM.resume_on", is_async=True)
@@ -207,8 +203,23 @@ async def resume_on(
     host: HostServer, ref: str, on: str, start_paused: bool = False, force: bool = False
 ) -> None:
     """Go on, on a host of the pool. Source: XenAPI VM.resume_on."""
+    del force
     host.objects.get("host", on)
-    await resume(host, ref, start_paused, force)
+    await _resume(host, ref, "resume_on", is_paused=start_paused)
+
+
+async def _resume(host: HostServer, ref: str, name: str, *, is_paused: bool) -> None:
+    async with _operation(host, ref, name) as record:
+        _take_memory(host, ref, record)
+        try:
+            domid = await host.backend.domain_resume(spec(host, record))
+        except BaseException:
+            host.memory_bytes.pop(ref, None)
+            raise
+        _has_started(host, ref, domid, "Running")
+        if is_paused:
+            await host.backend.domain_pause(record["uuid"])
+            _set_power(host, ref, "Paused")
 
 
 @method("VM.set_memory_limits", is_async=True)
@@ -221,17 +232,55 @@ def set_memory_limits(
     dynamic_max: int,
 ) -> None:
     """Set the memory of a halted VM. Source: XenAPI VM.set_memory_limits."""
-    record = host.objects.get("VM", ref)
-    if record["power_state"] != "Halted":
-        raise _bad_state(ref, ("Halted",), record["power_state"])
+    _check_halted(host, ref)
+    if not 0 <= static_min <= dynamic_min <= dynamic_max <= static_max or static_max == 0:
+        raise XapiFault("MEMORY_CONSTRAINT_VIOLATION", "static_min, dynamic_min, dynamic_max, max")
     host.objects.update(
         "VM",
         ref,
-        memory_static_min=coerce("VM", "memory_static_min", static_min),
-        memory_static_max=coerce("VM", "memory_static_max", static_max),
-        memory_dynamic_min=coerce("VM", "memory_dynamic_min", dynamic_min),
-        memory_dynamic_max=coerce("VM", "memory_dynamic_max", dynamic_max),
+        memory_static_min=static_min,
+        memory_static_max=static_max,
+        memory_dynamic_min=dynamic_min,
+        memory_dynamic_max=dynamic_max,
+        memory_target=dynamic_max,
     )
+
+
+@method("VM.set_VCPUs_max")
+def set_vcpus_max(host: HostServer, ref: str, count: int) -> None:
+    """Set how many processors a halted VM may have. Source: XenAPI VM.set_VCPUs_max."""
+    _set_vcpus(host, ref, VCPUs_max=count)
+
+
+@method("VM.set_VCPUs_at_startup")
+def set_vcpus_at_startup(host: HostServer, ref: str, count: int) -> None:
+    """Set how many processors a halted VM begins with. Source: XenAPI VM.set_VCPUs_at_startup."""
+    _set_vcpus(host, ref, VCPUs_at_startup=count)
+
+
+def _set_vcpus(host: HostServer, ref: str, **given: int) -> None:
+    record = _check_halted(host, ref)
+    both = {name: given.get(name, record[name]) for name in ("VCPUs_max", "VCPUs_at_startup")}
+    if not 1 <= both["VCPUs_at_startup"] <= both["VCPUs_max"]:
+        ((name, value),) = given.items()
+        raise XapiFault("INVALID_VALUE", name, value)
+    host.objects.update("VM", ref, **given)
+
+
+def _check_halted(host: HostServer, ref: str) -> dict[str, Any]:
+    record = host.objects.get("VM", ref)
+    host.operations.check("VM", ref)
+    if record["power_state"] != "Halted":
+        raise _bad_state(ref, ("Halted",), record["power_state"])
+    return record
+
+
+@method("VM.set_is_a_template")
+def set_is_a_template(host: HostServer, ref: str, value: bool) -> None:
+    """Make a halted VM a template, or a template a VM. Source: XenAPI VM.set_is_a_template."""
+    _check_halted(host, ref)
+    host.objects.update("VM", ref, is_a_template=value)
+    _show_operations(host, ref)
 
 
 @method("VM.get_allowed_VBD_devices")
@@ -247,7 +296,7 @@ def get_allowed_vbd_devices(host: HostServer, ref: str) -> list[str]:
 def get_allowed_vif_devices(host: HostServer, ref: str) -> list[str]:
     """List the device numbers that are free."""
     taken = {host.objects.get("VIF", vif)["device"] for vif in host.objects.get("VM", ref)["VIFs"]}
-    return [str(n) for n in range(vifs.DEVICES_MAX + 1) if str(n) not in taken]
+    return [str(n) for n in range(vifs.DEVICES_MAX) if str(n) not in taken]
 
 
 def spec(host: HostServer, record: dict[str, Any]) -> DomainSpec:
@@ -299,7 +348,7 @@ def changed_by_itself(host: HostServer, vm_uuid: str, state: DomainState, reason
         ref = host.objects.by_uuid("VM", vm_uuid)
     except XapiFault:
         return
-    if host.busy.get(ref):
+    if host.operations.of(ref):
         # It may be the operation's own doing: the backend is asked when that has ended.
         host.unheard.add(ref)
         return
@@ -310,20 +359,15 @@ def adopt(host: HostServer, states: dict[str, DomainState]) -> None:
     """Bring the records in step with the domains that the backend found at start."""
     for ref, record in list(host.objects.all("VM").items()):
         power = _STATES[states.get(record["uuid"], "halted")]
-        was = record["power_state"]
-        if record["current_operations"]:
-            host.objects.update("VM", ref, current_operations={})
         if power in ("Running", "Paused"):
-            host.memory_used_bytes += record["memory_static_max"]
-        if power == was:
-            continue
-        if power in ("Running", "Paused"):
+            host.memory_bytes[ref] = record["memory_static_max"]
+        if power == record["power_state"]:
+            pass
+        elif power in ("Running", "Paused"):
             _has_started(host, ref, record["domid"] if record["domid"] > 0 else 1, power)
         else:
-            if was in ("Running", "Paused"):
-                # The memory was never counted in this process.
-                host.memory_used_bytes += record["memory_static_max"]
             has_stopped(host, ref, power)
+        _show_operations(host, ref)
     write_free_memory(host)
 
 
@@ -331,29 +375,55 @@ def adopt(host: HostServer, states: dict[str, DomainState]) -> None:
 async def _operation(host: HostServer, ref: str, name: str) -> AsyncIterator[dict[str, Any]]:
     """Hold a VM for one operation, if its state and what else runs allow it."""
     record = host.objects.get("VM", ref)
+    if record["is_a_template"] and name != "destroy":
+        raise XapiFault("VM_IS_TEMPLATE", ref)
     if name in record["blocked_operations"]:
         raise XapiFault("OPERATION_BLOCKED", ref, record["blocked_operations"][name])
-    running = host.busy.setdefault(ref, {})
     over = _OVERRIDES.get(name, frozenset())
-    for other in running.values():
-        if other not in over:
-            raise XapiFault("OTHER_OPERATION_IN_PROGRESS", "VM", ref, other, NULL)
-    if record["power_state"] not in FROM[name] and not running:
+    host.operations.check("VM", ref, over=over)
+    # What is being started has no power state to speak of; its power can be cut all the same.
+    is_anything = name == "hard_shutdown" and bool(host.operations.of(ref))
+    if record["power_state"] not in FROM[name] and not is_anything:
         raise _bad_state(ref, FROM[name], record["power_state"])
-    mark = host.world.ids.hex()
-    running[mark] = name
-    record["current_operations"] = dict(running)
-    try:
-        yield record
-        if ref in host.unheard and len(running) == 1 and name != "destroy":
-            await _hear(host, ref, record)
-    finally:
-        running.pop(mark, None)
-        if not running:
-            host.busy.pop(ref, None)
+    with host.operations.hold("VM", ref, name, beside=over):
+        _show_operations(host, ref)
+        try:
+            await host.operations.override(ref, over)
+            yield record
+            if ref in host.unheard and name != "destroy":
+                await _hear(host, ref, record)
+        finally:
             host.unheard.discard(ref)
-        if host.objects.find("VM", ref) is not None:
-            record["current_operations"] = dict(running)
+    _show_operations(host, ref)
+
+
+def _show_operations(host: HostServer, ref: str) -> None:
+    record = host.objects.find("VM", ref)
+    if record is None:
+        return
+    running = host.operations.of(ref)
+    host.objects.update(
+        "VM",
+        ref,
+        current_operations={operation.mark: operation.name for operation in running},
+        allowed_operations=allowed(
+            record["power_state"],
+            tuple(operation.name for operation in running),
+            is_template=record["is_a_template"],
+        ),
+    )
+
+
+@lru_cache(maxsize=1024)
+def allowed(power: str, running: tuple[str, ...], *, is_template: bool) -> list[str]:
+    """List the operations that may be asked of a VM now; not to be changed."""
+    return sorted(
+        name
+        for name, states in FROM.items()
+        if power in states
+        and (name == "destroy" or not is_template)
+        and _OVERRIDES.get(name, frozenset()).issuperset(running)
+    )
 
 
 async def _hear(host: HostServer, ref: str, record: dict[str, Any]) -> None:
@@ -370,7 +440,10 @@ def _follow(host: HostServer, ref: str, record: dict[str, Any], state: DomainSta
     if power in ("Halted", "Suspended"):
         has_stopped(host, ref, power)
     else:
+        host.memory_bytes.setdefault(ref, record["memory_static_max"])
         _set_power(host, ref, power)
+        write_free_memory(host)
+    _show_operations(host, ref)
 
 
 def _bad_state(ref: str, expected: tuple[str, ...], actual: str) -> XapiFault:
@@ -379,15 +452,30 @@ def _bad_state(ref: str, expected: tuple[str, ...], actual: str) -> XapiFault:
     )
 
 
-def _take_memory(host: HostServer, record: dict[str, Any]) -> None:
+def _take_memory(host: HostServer, ref: str, record: dict[str, Any]) -> None:
     needed, free = record["memory_static_max"], free_memory_bytes(host)
     if needed > free:
         raise XapiFault("HOST_NOT_ENOUGH_FREE_MEMORY", needed, free)
-    host.memory_used_bytes += needed
+    host.memory_bytes[ref] = needed
 
 
-def _give_memory(host: HostServer, record: dict[str, Any]) -> None:
-    host.memory_used_bytes = max(0, host.memory_used_bytes - record["memory_static_max"])
+def _check_disks(host: HostServer, record: dict[str, Any]) -> None:
+    """Refuse disks that are being filled, or that another VM writes.
+
+    Raises:
+        XapiFault: VDI_IN_USE, OTHER_OPERATION_IN_PROGRESS.
+    """
+    for own in record["VBDs"]:
+        vbd = host.objects.get("VBD", own)
+        if vbd["empty"]:
+            continue
+        host.operations.check("VDI", vbd["VDI"], beside=SHARING)
+        vdi = host.objects.get("VDI", vbd["VDI"])
+        others = [host.objects.get("VBD", ref) for ref in vdi["VBDs"] if ref != own]
+        if not vdi["sharable"] and any(
+            other["currently_attached"] and "RW" in (other["mode"], vbd["mode"]) for other in others
+        ):
+            raise XapiFault("VDI_IN_USE", vbd["VDI"], "attach")
 
 
 def _has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
@@ -405,17 +493,14 @@ def _has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
             hvm=True,
         )
     if not record["consoles"]:
-        console = host.objects.create("console", VM=ref)
-        uuid = host.objects.get("console", console)["uuid"]
-        host.objects.update(
-            "console", console, location=f"http://{host.address}/console?uuid={uuid}"
-        )
-        fields["consoles"] = [console]
+        uuid = host.world.ids.uuid()
+        location = f"http://{host.address}/console?uuid={uuid}"
+        fields["consoles"] = [host.objects.create("console", uuid=uuid, VM=ref, location=location)]
     _set_power(host, ref, power, **fields)
     for vbd in record["VBDs"]:
         row = host.objects.get("VBD", vbd)
         if not row["currently_attached"]:
-            device = f"xvd{chr(ord('a') + int(row['userdevice']) % 26)}"
+            device = vbds.device_name(int(row["userdevice"]))
             host.objects.update("VBD", vbd, currently_attached=True, device=device)
     for vif in record["VIFs"]:
         if not host.objects.get("VIF", vif)["currently_attached"]:
@@ -426,25 +511,25 @@ def _has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
 def has_stopped(host: HostServer, ref: str, power: str) -> None:
     """Write that a VM runs no more."""
     record = host.objects.get("VM", ref)
-    if record["power_state"] in ("Running", "Paused"):
-        _give_memory(host, record)
+    host.memory_bytes.pop(ref, None)
     _set_power(host, ref, power, domid=-1)
     # A suspended VM keeps its disks: its memory knows what is on them.
     for vbd in record["VBDs"] if power == "Halted" else ():
-        host.objects.update("VBD", vbd, currently_attached=False)
+        if host.objects.get("VBD", vbd)["currently_attached"]:
+            host.objects.update("VBD", vbd, currently_attached=False, device="")
     for vif in record["VIFs"]:
-        host.objects.update("VIF", vif, currently_attached=False)
+        if host.objects.get("VIF", vif)["currently_attached"]:
+            host.objects.update("VIF", vif, currently_attached=False)
     write_free_memory(host)
 
 
 def _set_power(host: HostServer, ref: str, power: str, **fields: Any) -> None:
-    is_here = power in ("Running", "Paused")
     own = host.objects.only("host")
+    is_here = power in ("Running", "Paused")
     host.objects.update(
-        "VM",
-        ref,
-        power_state=power,
-        allowed_operations=ALLOWED[power],
-        resident_on=own if is_here else NULL,
-        **fields,
+        "VM", ref, power_state=power, resident_on=own if is_here else NULL, **fields
     )
+    if is_here:
+        host.objects.link("host", own, "resident_VMs", ref)
+    else:
+        host.objects.unlink("host", own, "resident_VMs", ref)

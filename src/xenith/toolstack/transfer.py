@@ -1,0 +1,69 @@
+"""Bytes that come over HTTP beside the calls: ``PUT /import_raw_vdi``.
+
+Source: xapi's HTTP handlers; who sends says who it is by a session (cookie or query) or by HTTP
+Basic, and may name a task that hears how it went.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+
+import msgspec
+
+from xenith.toolstack.backends import BackendError
+from xenith.toolstack.classes.vdi import import_raw
+from xenith.toolstack.server import HostServer, Transfer
+from xenith.xapi import NULL
+from xenith.xapi.faults import XapiFault
+from xenith.xapi.wire import Reply, Request
+
+_REFUSAL = b"<html><body><h1>401 Unauthorized</h1></body></html>"
+_REALM = {"www-authenticate": 'Basic realm="XenAPI"'}
+
+
+async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
+    """Fill a disk; a failure's code and parameters are the body, as a JSON array."""
+    query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+    if not _may_transfer(host, request, query):
+        return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+    assert request.chunks is not None, "the path is one that streams"
+    task = query.get("task_id", NULL)
+    try:
+        await import_raw(host, query, request.chunks)
+    except (XapiFault, BackendError) as error:
+        description = [error.code, *error.params]
+        host.end_task(task, error=description)
+        return Reply(500, msgspec.json.encode(description), is_closing=True)
+    except ConnectionResetError:
+        host.end_task(task, error=["VDI_IO_ERROR", "the sender hung up"])
+        return Reply(400, media_type="text/plain", is_closing=True)
+    host.end_task(task)
+    return Reply(200, media_type="text/plain")
+
+
+TRANSFERS: dict[tuple[str, str], Transfer] = {("PUT", "/import_raw_vdi"): import_raw_vdi}
+
+
+def _may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:
+    session = _cookie(request.headers.get("cookie", "")) or query.get("session_id")
+    if session:
+        return host.has_session(session)
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return False
+    try:
+        user, _, password = base64.b64decode(given, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return False
+    return host.knows(user, password)
+
+
+def _cookie(header: str) -> str:
+    try:
+        morsel = SimpleCookie(header).get("session_id")
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value
