@@ -187,6 +187,7 @@ async def test_a_torn_end_of_the_journal_costs_only_what_was_never_answered(host
     assert await session.call("VM.get_name_description", vm) == "again"
 
 
+@pytest.mark.slow
 async def test_wherever_the_journal_is_cut_the_host_starts_and_its_records_agree(tmp_path):
     made = Host(tmp_path)
     session = await made.start()
