@@ -105,6 +105,7 @@ class Fleet:
             methods=table(),
             transfers=TRANSFERS,
             event_batch_s=self._event_batch_s,
+            flush=self._flush,
         )
         self.hosts[name] = host
         if found:
@@ -175,6 +176,10 @@ class Fleet:
                 for ref, record in host.objects.all(class_name).items():
                     yield Entry(name, class_name, ref, _worth_keeping(class_name, record))
         yield from _kept(self._found or {})
+
+    def _flush(self) -> None:
+        if self._journal is not None:
+            self._journal.flush()
 
     def _keeper(self, name: str) -> Any:
         if self._journal is None:

@@ -1,12 +1,14 @@
-"""What a fleet's hosts know, on disk: an append-only file of records, one write a change.
+"""What a fleet's hosts know, on disk: an append-only file of records.
 
-A change is on its way to the disk when its call is answered, so the death of the process loses
-nothing. A record torn by a crash is the last one and is cut off. At each start what is left is
+What changed together is written together: when ``flush`` is called, as it is before a call is
+answered, or when the loop next turns. So the death of the process loses nothing that was told. A record torn by a crash is the last one and is cut off. At each start what is left is
 written anew, so that the file stays in proportion to what there is.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -42,6 +44,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: Any = None
+        self._waiting: list[bytes] = []
         self._began_bytes = 0
         self._added_bytes = 0
 
@@ -69,6 +72,7 @@ class Journal:
 
     def begin(self, entries: Iterable[Entry]) -> None:
         """Write what there is anew and go on from there."""
+        self._waiting.clear()  # the entries are of now
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".new")
         with draft.open("wb") as file:
@@ -83,13 +87,36 @@ class Journal:
 
     def write(self, host: str, class_name: str, ref: str, record: dict[str, Any] | None) -> None:
         """Add one change."""
-        framed = _framed(Entry(host, class_name, ref, record))
-        self._file.write(framed)
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        # Encoded now: the record may be another by the time that it is written.
+        data = _encode((host, class_name, ref, record))
+        self._waiting += (_LENGTH.pack(len(data)), data)
+
+    def flush(self) -> None:
+        """Write the changes that wait, all or none.
+
+        Raises:
+            OSError: the disk is full or broken; they wait on.
+        """
+        if not self._waiting or self._file is None:
+            return
+        framed = b"".join(self._waiting)
+        size = self._began_bytes + self._added_bytes
+        try:
+            if self._file.write(framed) != len(framed):
+                raise OSError(errno.ENOSPC, "the journal was written in part")
+        except OSError:
+            # Half a record would hide all that is written after it.
+            self._file.truncate(size)
+            raise
+        self._waiting.clear()
         self._added_bytes += len(framed)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
+            self.flush()
             self._file.close()
             self._file = None
 

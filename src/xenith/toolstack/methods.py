@@ -213,14 +213,29 @@ def creation(class_name: str, given: Any) -> dict[str, Any]:
     """
     if not isinstance(given, dict):
         raise XapiFault("FIELD_TYPE_ERROR", "record")
-    fields: dict[str, Any] = {}
-    for name, field in CLASSES[class_name].items():
-        if field.access == "R" or name not in given:
-            if field.is_required:
-                raise XapiFault("FIELD_TYPE_ERROR", name)
-            continue
-        fields[name] = coerce(class_name, name, given[name])
-    return fields
+    for name in _REQUIRED[class_name]:
+        if name not in given:
+            raise XapiFault("FIELD_TYPE_ERROR", name)
+    kinds = _GIVEN[class_name]
+    return {
+        name: value
+        if kinds[name] == "str" and type(value) is str
+        # The commonest case is tried before the call.
+        else convert(kinds[name], value, name=name)
+        for name, value in given.items()
+        if name in kinds
+    }
+
+
+#: What a create may give, by class and field; and what it must.
+_GIVEN: dict[str, dict[str, Kind]] = {
+    class_name: {name: field.kind for name, field in fields.items() if field.access != "R"}
+    for class_name, fields in CLASSES.items()
+}
+_REQUIRED = {
+    class_name: [name for name, field in fields.items() if field.is_required]
+    for class_name, fields in CLASSES.items()
+}
 
 
 def is_null(ref: str) -> bool:

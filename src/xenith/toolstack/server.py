@@ -340,8 +340,8 @@ class HostServer:
         return self._written(result, name, write)
 
     def _written(self, result: Any, name: str, write: _Write) -> Reply:
-        self.flush()
         try:
+            self.flush()
             return write("" if result is None else result)
         except Exception as error:  # noqa: BLE001 - the request edge
             return write(_fault(error, name))
