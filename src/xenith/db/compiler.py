@@ -60,7 +60,7 @@ def _reader(column_type: object) -> Callable[[Any], Any] | None:
 class Compiled:
     """SQL text for one dialect, with what turns values into parameters and tuples into rows."""
 
-    __slots__ = ("_compiled", "_make", "_readers", "_writers", "sql")
+    __slots__ = ("_compiled", "_literals", "_make", "_readers", "_writers", "sql")
 
     def __init__(self, compiled: SQLCompiler) -> None:
         self._compiled = compiled
@@ -70,6 +70,13 @@ class Compiled:
             for name, bind in compiled.binds.items()
             if (write := _writer(bind.type)) is not None
         ]
+        writers = dict(self._writers)
+        #: Values that stand in the statement itself.
+        self._literals = {
+            name: writers[name](bind.effective_value) if name in writers else bind.effective_value
+            for name, bind in compiled.binds.items()
+            if not bind.required and bind.effective_value is not None
+        }
         columns = compiled._result_columns  # noqa: SLF001 - the only place that names result types
         self._readers = [
             (position, read)
@@ -90,6 +97,14 @@ class Compiled:
         )
         for name, write in self._writers:
             if name in parameters:
+                parameters[name] = write(parameters[name])
+        return parameters
+
+    def bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the driver's parameters when ``values`` names every one that is not a literal."""
+        parameters = {**self._literals, **values}
+        for name, write in self._writers:
+            if name in values:
                 parameters[name] = write(parameters[name])
         return parameters
 

@@ -109,13 +109,13 @@ class Tx:
     def insert(self, table: sa.Table, row: Mapping[str, Any]) -> None:
         """Insert one row."""
         compiled = self._insert(table, tuple(row))
-        self._cursor.execute(compiled.sql, compiled.parameters(row))
+        self._cursor.execute(compiled.sql, compiled.bound(row))
 
     def insert_many(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows that all have the same columns."""
         if rows:
             compiled = self._insert(table, tuple(rows[0]))
-            self._cursor.executemany(compiled.sql, [compiled.parameters(row) for row in rows])
+            self._cursor.executemany(compiled.sql, [compiled.bound(row) for row in rows])
 
     def upsert(self, table: sa.Table, row: Mapping[str, Any]) -> None:
         """Insert a row, or give the one with its primary key these values."""
@@ -123,12 +123,12 @@ class Tx:
         compiled = self._compiler.fixed(
             ("upsert", table.name, names), lambda: _upsert_statement(table, names)
         )
-        self._cursor.execute(compiled.sql, compiled.parameters(row))
+        self._cursor.execute(compiled.sql, compiled.bound(row))
 
     def find(self, table: sa.Table, **keys: Any) -> Row | None:
         """Find the row that has these values, or None."""
         compiled = self._where(table, tuple(keys))
-        self._cursor.execute(compiled.sql, compiled.parameters(_prefixed(keys)))
+        self._cursor.execute(compiled.sql, compiled.bound(_prefixed(keys)))
         raw = self._cursor.fetchone()
         return None if raw is None else compiled.row(raw)
 
@@ -146,7 +146,7 @@ class Tx:
     def list(self, table: sa.Table, **keys: Any) -> list[Row]:
         """List the rows that have these values, in the order of the primary key."""
         compiled = self._where(table, tuple(keys))
-        self._cursor.execute(compiled.sql, compiled.parameters(_prefixed(keys)))
+        self._cursor.execute(compiled.sql, compiled.bound(_prefixed(keys)))
         make = compiled.row
         return [make(raw) for raw in self._cursor.fetchall()]
 
@@ -159,7 +159,7 @@ class Tx:
                 {name: sa.bindparam(name, type_=table.c[name].type) for name in value_names}
             ),
         )
-        self._cursor.execute(compiled.sql, compiled.parameters({**_prefixed(keys), **values}))
+        self._cursor.execute(compiled.sql, compiled.bound({**_prefixed(keys), **values}))
         return self._cursor.rowcount
 
     def change(
@@ -178,7 +178,7 @@ class Tx:
             )
             .returning(*table.c),
         )
-        self._cursor.execute(compiled.sql, compiled.parameters({**_prefixed(keys), **values}))
+        self._cursor.execute(compiled.sql, compiled.bound({**_prefixed(keys), **values}))
         found = self._cursor.fetchall()
         return compiled.row(found[0]) if found else None
 
@@ -189,7 +189,7 @@ class Tx:
         compiled = self._compiler.fixed(
             ("delete", table.name, names), lambda: _conditions(sa.delete(table), table, names)
         )
-        self._cursor.execute(compiled.sql, compiled.parameters(_prefixed(keys)))
+        self._cursor.execute(compiled.sql, compiled.bound(_prefixed(keys)))
         return self._cursor.rowcount
 
     def _insert(self, table: sa.Table, names: tuple[str, ...]) -> Compiled:

@@ -272,9 +272,12 @@ class Servers:
                     "host": request.host,
                     "group": _joined(tx, principal, request, server_id),
                     "launch_index": index,
+                    # Only the config drive tells it to the guest.
                     "sealed_password": base64.b64encode(
                         context.seal.close(admin_pass.encode())
-                    ).decode(),
+                    ).decode()
+                    if config_drive
+                    else None,
                 },
             )
             ids.append(server_id)

@@ -157,7 +157,7 @@ async def remove_disks(cell: ComputeCell, run: Run) -> None:
 
 async def make_vm(cell: ComputeCell, run: Run) -> None:
     """Make the VM with its disks and interfaces."""
-    spec = await vm_spec(cell, run)
+    spec = await vm_spec(cell, run, has_drive_bytes=False)
     await cell.hosts.up_driver(run.data["host_id"]).create_vm(spec)
 
 
@@ -215,8 +215,8 @@ async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
     return Outcome(record=record)
 
 
-async def vm_spec(cell: ComputeCell, run: Run) -> VmSpec:
-    """Give what the driver needs to make the VM."""
+async def vm_spec(cell: ComputeCell, run: Run, *, has_drive_bytes: bool = True) -> VmSpec:
+    """Give what the driver needs; the config drive's bytes only to the step that fills it."""
     request = await cell.request_of(run.subject)
     flavor, image = request["flavor"], request["image"]
     nics = tuple(
@@ -232,7 +232,7 @@ async def vm_spec(cell: ComputeCell, run: Run) -> VmSpec:
         for device, port in enumerate(request["ports"])
     )
     drive = None
-    if request["config_drive"]:
+    if request["config_drive"] and has_drive_bytes:
         password = cell.seal.open(base64.b64decode(request["sealed_password"])).decode()
         drive = build_config_drive(run.subject, request, admin_pass=password)
     return VmSpec(
