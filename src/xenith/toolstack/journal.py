@@ -1,8 +1,9 @@
 """What a fleet's hosts know, on disk: an append-only file of records.
 
 What changed together is written together: when ``flush`` is called, as it is before a call is
-answered, or when the loop next turns. So the death of the process loses nothing that was told. A record torn by a crash is the last one and is cut off. At each start what is left is
-written anew, so that the file stays in proportion to what there is.
+answered, or when the loop next turns. So the death of the process loses nothing that was told. A
+record torn by a crash is the last one and is cut off. At each start, and when most of it is past,
+what is left is written anew, so that the file stays in proportion to what there is.
 """
 
 from __future__ import annotations
