@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from xenith.core import limits
 from xenith.core.errors import Bug, Unavailable, XenithError
 from xenith.core.log import logger
+from xenith.core.pace import LOOK_PERIOD_S, Pace
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
 from xenith.db import Database
@@ -37,6 +38,8 @@ from xenith.saga.definition import (
 
 C = TypeVar("C")
 
+#: Sagas that run however long the turns of the loop are.
+RUNNING_LEAST = 8
 #: Subjects whose turn is remembered; beyond that the database is asked again.
 SUBJECTS_WAITING_MAX = 10_000
 #: Times an undo is tried, about two minutes in all, before the saga is stuck.
@@ -104,7 +107,7 @@ class SagaEngine(Generic[C]):
         self._world = world
         self._context = context
         self._sagas = sagas
-        self._running_max = running_max
+        self._pace = Pace(world.clock, least=min(RUNNING_LEAST, running_max), most=running_max)
         self._tasks = TaskOwner("saga", world.clock)
         self._is_started = False
         self._listening: list[Callable[[], None]] = []
@@ -133,6 +136,7 @@ class SagaEngine(Generic[C]):
         ]
         await self._sweep()
         self._tasks.keep("watch", self._watch)
+        self._tasks.start("pace", self._follow_pace())
 
     async def stop(self) -> None:
         """Stop at once, for good; every saga resumes from its last commit in the next engine."""
@@ -171,20 +175,28 @@ class SagaEngine(Generic[C]):
             self._has_more = True
 
     def _fill(self) -> None:
-        while self._waiting and self._is_started and len(self._busy) < self._running_max:
+        while self._waiting and self._is_started and len(self._busy) < self._pace.limit:
             subject = next(iter(self._waiting))
             is_resumed = self._waiting.pop(subject)
             self._busy.add(subject)
             self._tasks.start(subject, self._run_subject(subject, is_resumed=is_resumed))
 
     async def _sweep(self) -> None:
-        count = SUBJECTS_WAITING_MAX + self._running_max
+        count = SUBJECTS_WAITING_MAX + self._pace.limit
         subjects = await self._db.read(records.list_waiting_subjects, count)
         self._has_more = len(subjects) == count
         for subject in subjects:
             if subject not in self._busy:
                 self._enqueue(subject, is_resumed=True)
         self._fill()
+
+    async def _follow_pace(self) -> None:
+        while True:
+            await self._world.clock.sleep(LOOK_PERIOD_S)
+            # An idle engine has nothing to hold back.
+            if self._busy:
+                await self._pace.look()
+                self._fill()
 
     async def _watch(self) -> None:
         for _ in range(WATCHES_PER_SWEEP):
