@@ -15,14 +15,14 @@ from xenith.cells.intents import Intent, IntentLink
 from xenith.compute.hosts import CellHosts
 from xenith.compute.neighbours import ImageSource
 from xenith.compute.operations.context import Seal
-from xenith.compute.reconcilers import LeftoverReconciler, PowerReconciler
+from xenith.compute.reconcilers import InboxPruning, LeftoverReconciler, PowerReconciler
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.instances import change_instance, instances
 from xenith.compute.sagas.build import BUILD
 from xenith.compute.sagas.delete import DELETE
-from xenith.compute.sagas.power import POWER
-from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS, VM_STATE_OF_POWER
-from xenith.core.errors import Invalid, NotFound
+from xenith.compute.sagas.power import POWER, write_power_found
+from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
+from xenith.core.errors import Invalid, NotFound, Unavailable, XenithError
 from xenith.core.ids import CellId, HostId
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
@@ -74,6 +74,7 @@ class ComputeCell:
             [
                 LeftoverReconciler(self),
                 PowerReconciler(self),
+                InboxPruning(self),
                 SagaPruning(db, world),
                 StuckSagas(db, world),
             ],
@@ -144,34 +145,17 @@ class ComputeCell:
         row = await self.db.read(lambda tx: tx.get(instances, id=instance_id))
         if row.host_id is None:
             raise NotFound(f"server {instance_id} is on no host")
-        return await self.hosts.up_driver(row.host_id).console_log(instance_id, byte_count)
+        try:
+            return await self.hosts.up_driver(row.host_id).console_log(instance_id, byte_count)
+        except XenithError as error:
+            # A host's own words name it; who asks may be a tenant.
+            _log.warning("no console log", instance=instance_id, error=str(error))
+            raise Unavailable("The server's host does not give its console log now.") from error
 
     # -- intents
 
     def _accept_build(self, tx: Tx, intent: Intent) -> None:
-        tx.insert(
-            instances,
-            {
-                "id": intent.subject,
-                "cell_id": self.cell_id,
-                "project_id": intent.params["project_id"],
-                "host_id": None,
-                "host_name": None,
-                "zone": None,
-                "vm_state": "building",
-                "task_state": "scheduling",
-                "power_state": NOSTATE,
-                "launched_at": None,
-                "terminated_at": None,
-                "fault": None,
-                "applied_intent": intent.number,
-                "generation": 1,
-                "created_at": intent.created_at,
-                "updated_at": intent.created_at,
-                "request": intent.params,
-                "placement": None,
-            },
-        )
+        self._insert(tx, intent, task_state="scheduling", request=intent.params)
         saga.start(
             tx,
             "build",
@@ -180,11 +164,45 @@ class ComputeCell:
             params={"attempt": 1, "tried": [], "reasons": []},
         )
 
+    def _insert(
+        self, tx: Tx, intent: Intent, *, task_state: str, request: dict[str, Any] | None
+    ) -> None:
+        tx.insert(
+            instances,
+            {
+                "id": intent.subject,
+                "cell_id": self.cell_id,
+                "project_id": intent.params.get("project_id", ""),
+                "host_id": None,
+                "host_name": None,
+                "zone": None,
+                "vm_state": "building",
+                "task_state": task_state,
+                "power_state": NOSTATE,
+                "launched_at": None,
+                "terminated_at": None,
+                "fault": None,
+                "applied_intent": intent.number,
+                "generation": 1,
+                "created_at": intent.created_at,
+                "updated_at": intent.created_at,
+                "request": request,
+                "placement": None,
+            },
+        )
+
     def _accept_delete(self, tx: Tx, intent: Intent) -> None:
-        row = self._take(tx, intent, task_state="deleting")
-        if row is None or row.vm_state == "deleted":
+        row = tx.find(instances, id=intent.subject)
+        if row is not None and row.vm_state == "deleted":
+            self._take(tx, intent)
             return
-        saga.cancel(tx, subject=intent.subject)
+        if row is None:
+            # Nothing is known of it here; the server must be gone all the same.
+            self._insert(tx, intent, task_state="deleting", request=None)
+        else:
+            self._take(tx, intent, task_state="deleting")
+        for kind in ("build", "power"):
+            saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
             tx,
             "delete",
@@ -214,9 +232,12 @@ class ComputeCell:
         )
 
     def _accept_reset(self, tx: Tx, intent: Intent) -> None:
-        row = self._take(tx, intent, task_state=None, vm_state=intent.params["vm_state"])
-        if row is not None and intent.params["vm_state"] == "active":
-            change_instance(tx, intent.subject, now_s=self.world.clock.now(), fault=None)
+        row = tx.find(instances, id=intent.subject)
+        if row is None or row.vm_state == "deleted" or row.task_state == "deleting":
+            self._take(tx, intent)
+            return
+        values: dict[str, Any] = {"fault": None} if intent.params["vm_state"] == "active" else {}
+        self._take(tx, intent, task_state=None, vm_state=intent.params["vm_state"], **values)
 
     def _take(self, tx: Tx, intent: Intent, **values: Any) -> Row | None:
         return change_instance(
@@ -260,6 +281,9 @@ class ComputeCell:
         if row.power_state == POWER_NUMBERS.get(power) or row.vm_state in ("building", "deleted"):
             return
         await self.db.run(write_power, instance_id, host_id, power)
+        if power == "nostate":
+            # Not only stopped but gone, as it seems: have it made sure.
+            self._loop.wake(PowerReconciler.name)
 
     def clean_later(self) -> None:
         """Have what was left on hosts removed, as soon as they are up."""
@@ -284,11 +308,7 @@ def write_power(tx: Tx, instance_id: str, host_id: str, power: str) -> None:
     row = tx.find(instances, id=instance_id)
     if row is None or row.task_state is not None or row.host_id != host_id:
         return
-    values: dict[str, Any] = {"power_state": POWER_NUMBERS.get(power, NOSTATE)}
-    vm_state = VM_STATE_OF_POWER.get(power)
-    if vm_state is not None and row.vm_state in ("active", "stopped", "paused", "suspended"):
-        values["vm_state"] = vm_state
-    change_instance(tx, instance_id, now_s=tx.world.clock.now(), **values)
+    write_power_found(tx, instance_id, power, now_s=tx.world.clock.now())
 
 
 def _request(intent: Intent) -> Any:

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from xenith.compute.operations.context import Seal
 from xenith.compute.records import hosts as rows
-from xenith.compute.records.instances import allocations
+from xenith.compute.records.instances import allocations, instances
 from xenith.core.errors import Conflict, NotFound, Unavailable
 from xenith.core.ids import HostId, InstanceId, ProjectId
 from xenith.core.log import logger
@@ -28,6 +29,8 @@ from xenith.scheduler.profile import HostProfile
 from xenith.scheduler.request import PlacementRequest
 
 _log = logger("compute.hosts")
+
+_BUILDING = sa.select(instances.c.id).where(instances.c.task_state == "spawning")
 
 #: Seconds given to all hosts together to answer before the first choice is made.
 FIRST_ANSWER_S = 5.0
@@ -55,15 +58,16 @@ class CellHosts:
         self.table = HostTable()
         self.drivers: dict[HostId, HostDriver] = {}
         self.rows: dict[HostId, Row] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[int]] = deque()
 
     async def start(self) -> None:
         """Load hosts and claims, connect, and wait a little for first answers."""
-        await asyncio.gather(
-            *(self._open(row) for row in await self._db.read(lambda tx: tx.list(rows.hosts)))
-        )
+        known = await self._db.read(lambda tx: tx.list(rows.hosts))
+        # One that was added before the start has its driver.
+        await asyncio.gather(*(self._open(row) for row in known if row.id not in self.drivers))
+        building = {row.id for row in await self._db.read(lambda tx: tx.all(_BUILDING))}
         for row in await self._db.read(lambda tx: tx.list(allocations)):
-            self.adopt(row)
+            self.adopt(row, is_building=row.instance_id in building)
         try:
             async with asyncio.timeout(FIRST_ANSWER_S):
                 await asyncio.gather(*(driver.answered() for driver in self.drivers.values()))
@@ -225,7 +229,7 @@ class CellHosts:
 
     # -- claims
 
-    def adopt(self, allocation: Row) -> None:
+    def adopt(self, allocation: Row, *, is_building: bool = False) -> None:
         """Take an allocation's row over into the table."""
         index = self.table.find_index(HostId(allocation.host_id))
         if index is None:
@@ -240,6 +244,7 @@ class CellHosts:
                 disk_gib=allocation.disk_gib,
                 group_id=allocation.group_id,
             ),
+            is_building=is_building,
         )
 
     async def claim(self, request: PlacementRequest) -> Placement | NoValidHost:
@@ -248,6 +253,7 @@ class CellHosts:
         The caller writes the allocation, or releases.
         """
         instance_id = request.instance_id
+        looks = 0
         while True:
             if self.table.find_claim(instance_id) is not None:
                 # A saga resumed in the process that had claimed for it; begin anew.
@@ -258,35 +264,55 @@ class CellHosts:
                 return result
             if not result.is_transient:
                 return result
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            try:
-                await future
-            finally:
-                if future in self._waiting:
-                    self._waiting.remove(future)
+            if looks > 1:
+                # The place that came free is not for this one; the next may have it.
+                self._wake_one(looks - 1)
+            looks = await self._turn()
 
-    def release(self, instance_id: str) -> None:
-        """Give an instance's claim back in the table; safe to repeat."""
-        if self.table.find_claim(InstanceId(instance_id)) is not None:
+    async def _turn(self) -> int:
+        """Wait to be woken; tell how many of those that wait may look at what came free."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._wake_one(future.result())
+            raise
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def release(self, instance_id: str, *, is_failure: bool = False) -> None:
+        """Give an instance's claim back in the table; safe to repeat.
+
+        ``is_failure``: the host did not build what was claimed for; others are tried before it.
+        """
+        claim = self.table.find_claim(InstanceId(instance_id))
+        if claim is not None:
+            if is_failure:
+                self.table.record_build_failure(claim.host_index)
             self.table.release(InstanceId(instance_id))
-        self._wake_one()
+        self._wake_one(len(self._waiting))
 
     def finish_build(self, instance_id: str) -> None:
         """Stop counting a build in flight, and let the next one have its place."""
+        claim = self.table.find_claim(InstanceId(instance_id))
+        if claim is not None:
+            self.table.clear_build_failures(claim.host_index)
         self.table.finish_build(InstanceId(instance_id))
-        self._wake_one()
+        self._wake_one(len(self._waiting))
 
     def wake_waiting(self) -> None:
         """Let every choice that waits be made again."""
         for _ in range(len(self._waiting)):
-            self._wake_one()
+            self._wake_one(1)
 
-    def _wake_one(self) -> None:
+    def _wake_one(self, looks: int) -> None:
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
-                future.set_result(None)
+                future.set_result(looks)
                 return
 
     def up_driver(self, host_id: str) -> HostDriver:

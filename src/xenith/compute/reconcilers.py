@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from xenith.cells.intents import prune_inbox
 from xenith.compute.records.instances import change_instance, instances
+from xenith.compute.records.quotas import recount_usage
 from xenith.compute.states import NOSTATE, POWER_NUMBERS
 from xenith.core.errors import XenithError
 from xenith.core.log import logger
-from xenith.db import Row, Tx
+from xenith.db import Database, Row, Tx
 
 if TYPE_CHECKING:
     from xenith.compute.cell import ComputeCell
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 _log = logger("compute.reconcile")
 
+#: Seconds that an applied intent's id is kept: a link asks again within seconds of being back, and
+#: a parent that was away for longer than a week is repaired by comparison, not by intents.
+INBOX_KEPT_S = 7 * 86400.0
 #: vm_states in which a host must have the VM.
 _SETTLED = frozenset(("active", "stopped", "paused", "suspended"))
 
@@ -93,6 +98,35 @@ class PowerReconciler:
             _log.warning("host not compared", host=driver.address.name, error=str(error))
             return 0
         return len(changed) + len(missing)
+
+
+class InboxPruning:
+    """Forgets which intents were applied, when no link can bring them again."""
+
+    name = "compute.inbox"
+    period_s = 3600.0
+
+    def __init__(self, cell: ComputeCell) -> None:
+        self._cell = cell
+
+    async def activate(self) -> Mapping[str, int]:
+        """Forget those that are old."""
+        before_s = self._cell.world.clock.now() - INBOX_KEPT_S
+        return {"forgotten": await self._cell.db.run(prune_inbox, before_s=before_s)}
+
+
+class UsageRecount:
+    """Makes quota usage equal to the rows that it counts; it should find nothing, ever."""
+
+    name = "compute.usage"
+    period_s = 3600.0
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def activate(self) -> Mapping[str, int]:
+        """Count anew."""
+        return {"corrected": await self._db.run(recount_usage)}
 
 
 def plan_leftovers(found: Iterable[str], rows: Iterable[Row]) -> list[str]:

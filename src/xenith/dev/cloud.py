@@ -22,6 +22,7 @@ from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.operator import Operator
 from xenith.compute.projection import apply_change
+from xenith.compute.reconcilers import UsageRecount as ComputeRecount
 from xenith.core.errors import Conflict
 from xenith.core.ids import CellId, HostId
 from xenith.core.log import logger
@@ -39,6 +40,8 @@ from xenith.image.endpoints import service as image_service
 from xenith.image.operations import Images
 from xenith.network.endpoints import service as network_service
 from xenith.network.operations import Networks
+from xenith.network.reconcilers import UsageRecount as NetworkRecount
+from xenith.reconcile import ReconcilerLoop
 
 _log = logger("dev.cloud")
 
@@ -101,6 +104,7 @@ class Cloud:
             public_url=settings.public_url,
             extra=pages(self),
         )
+        self._recounts = ReconcilerLoop(world, [ComputeRecount(self.db), NetworkRecount(self.db)])
         await self._bootstrap()
         await self.images.recover()
         for host in await self.hosts.start():
@@ -112,11 +116,13 @@ class Cloud:
                 zone=self.context.default_zone,
             )
         await self.cell.start()
+        self._recounts.start()
         self._has_started = True
 
     async def stop(self) -> None:
         """Stop the parts, highest first. Guests run on."""
         if self._has_started:
+            await self._recounts.stop()
             await self.cell.stop()
             await self.hosts.stop()
             await self.identity.close()

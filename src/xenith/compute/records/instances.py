@@ -60,3 +60,21 @@ def change_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) ->
     return tx.change(
         instances, {"id": instance_id}, counter="generation", updated_at=now_s, **values
     )
+
+
+def settle_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) -> Row | None:
+    """Change an instance as a saga's step ends; one that is being deleted stays so.
+
+    A step that was in flight when the delete came still tells what it did, and nothing of it may
+    make the server look as if it would stay.
+    """
+    row = tx.find(instances, id=instance_id)
+    if row is None or row.vm_state == "deleted":
+        return None
+    if row.task_state == "deleting":
+        values = {name: value for name, value in values.items() if name in _FACTS}
+    return change_instance(tx, instance_id, now_s=now_s, **values)
+
+
+#: What is so whatever is done to the server next.
+_FACTS = frozenset(("host_id", "host_name", "zone", "power_state", "placement"))

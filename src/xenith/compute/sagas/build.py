@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from xenith import saga
 from xenith.compute.records.actions import finish_event
-from xenith.compute.records.instances import allocations, change_instance, instances
+from xenith.compute.records.instances import allocations, instances, settle_instance
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, VM_STATE_OF_POWER
-from xenith.core.errors import Exhausted, NotFound, Unavailable
+from xenith.core.errors import Exhausted, Invalid, NotFound, Unavailable, XenithError
 from xenith.core.ids import InstanceId, ProjectId
 from xenith.core.limits import BUILD_ATTEMPTS_MAX
 from xenith.core.log import logger
@@ -81,9 +83,7 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
     placement = {"attempt": run.params["attempt"], **msgspec.to_builtins(result.explanation)}
     if isinstance(result, NoValidHost):
         await cell.db.run(_keep_placement, run.subject, placement)
-        raise Exhausted(
-            f"No valid host was found. {result.reason}", kind="NoValidHost", detail=result.detail
-        )
+        raise Exhausted(result.reason, kind="NoValidHost", detail=result.detail)
     host_id = result.hosts[0]
     row = cell.hosts.rows[host_id]
     allocation = placement_request(run.subject, request, [])
@@ -103,7 +103,7 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
             },
         )
         known = tx.get(instances, id=run.subject)
-        change_instance(
+        settle_instance(
             tx,
             run.subject,
             now_s=now,
@@ -114,7 +114,7 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
             placement=[*(known.placement or []), placement],
         )
 
-    return Outcome({"host_id": host_id, "started_s": now}, record)
+    return Outcome({"host_id": host_id, "host_name": row.name, "started_s": now}, record)
 
 
 def _keep_placement(tx: Tx, instance_id: str, placement: dict[str, Any]) -> None:
@@ -125,11 +125,11 @@ def _keep_placement(tx: Tx, instance_id: str, placement: dict[str, Any]) -> None
 
 async def release(cell: ComputeCell, run: Run) -> Outcome:
     """Give the claim back, in memory and in the rows."""
-    cell.hosts.release(run.subject)
+    cell.hosts.release(run.subject, is_failure=_is_hosts_fault(run))
 
     def record(tx: Tx) -> None:
         tx.delete(allocations, instance_id=run.subject)
-        change_instance(tx, run.subject, now_s=cell.world.clock.now(), host_id=None, host_name=None)
+        settle_instance(tx, run.subject, now_s=cell.world.clock.now(), host_id=None, host_name=None)
 
     return Outcome(record=record)
 
@@ -138,16 +138,26 @@ async def bring_image(cell: ComputeCell, run: Run) -> None:
     """Have the image on the host; the first build of an image there brings it."""
     request = await cell.request_of(run.subject)
     image = request["image"]
-    await cell.hosts.up_driver(run.data["host_id"]).ensure_image(
-        image["id"], disk_format=image["disk_format"] or "raw", size_bytes=image["size_bytes"]
-    )
+    with _hosts_words_kept():
+        await cell.hosts.up_driver(run.data["host_id"]).ensure_image(
+            image["id"], disk_format=image["disk_format"] or "raw", size_bytes=image["size_bytes"]
+        )
 
 
 async def make_disks(cell: ComputeCell, run: Run) -> None:
     """Make the root disk from the image, and the config drive."""
-    driver = cell.hosts.up_driver(run.data["host_id"])
     spec = await vm_spec(cell, run)
-    await asyncio.gather(driver.create_root_disk(spec), driver.create_config_drive(spec))
+    with _hosts_words_kept():
+        driver = cell.hosts.up_driver(run.data["host_id"])
+        # Both are waited for whatever comes of one: the undo must find them at rest.
+        ends = await asyncio.gather(
+            driver.create_root_disk(spec),
+            driver.create_config_drive(spec),
+            return_exceptions=True,
+        )
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
 
 
 async def remove_disks(cell: ComputeCell, run: Run) -> None:
@@ -158,7 +168,8 @@ async def remove_disks(cell: ComputeCell, run: Run) -> None:
 async def make_vm(cell: ComputeCell, run: Run) -> None:
     """Make the VM with its disks and interfaces."""
     spec = await vm_spec(cell, run, has_drive_bytes=False)
-    await cell.hosts.up_driver(run.data["host_id"]).create_vm(spec)
+    with _hosts_words_kept():
+        await cell.hosts.up_driver(run.data["host_id"]).create_vm(spec)
 
 
 async def remove_vm(cell: ComputeCell, run: Run) -> None:
@@ -180,12 +191,13 @@ async def _clean(cell: ComputeCell, run: Run) -> None:
 
 async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
     """Start the VM; the server is then what its power state says."""
-    power = await cell.hosts.up_driver(run.data["host_id"]).start_vm(run.subject)
+    with _hosts_words_kept():
+        power = await cell.hosts.up_driver(run.data["host_id"]).start_vm(run.subject)
     now = cell.world.clock.now()
     host_name = cell.hosts.rows[run.data["host_id"]].name
 
     def record(tx: Tx) -> None:
-        row = change_instance(
+        row = settle_instance(
             tx,
             run.subject,
             now_s=now,
@@ -196,8 +208,9 @@ async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
             fault=None,
             request=None,
         )
-        if row is not None:
-            cell.project(tx, row)
+        if row is None or row.task_state == "deleting":
+            return  # The delete has the word; this run unwinds.
+        cell.project(tx, row)
         # Hints for after the commit; both may be repeated.
         tx.on_commit(lambda: cell.hosts.finish_build(run.subject))
         tx.on_commit(lambda: cell.end_request(run.subject))
@@ -254,10 +267,12 @@ async def vm_spec(cell: ComputeCell, run: Run, *, has_drive_bytes: bool = True) 
 def unwound(tx: Tx, run: Run) -> None:
     """Try the next host, or say why there is none."""
     row = tx.find(instances, id=run.subject)
-    if row is None or run.is_cancelled or row.task_state == "deleting":
+    error = run.error or {}
+    if row is None or run.is_cancelled or error.get("class") == "Cancelled":
+        return
+    if row.task_state == "deleting" or row.vm_state == "deleted":
         return
     now = tx.world.clock.now()
-    error = run.error or {}
     reasons = [*run.params["reasons"], _reason(run, error)]
     host_id = run.data.get("host_id")
     finish_event(
@@ -266,14 +281,14 @@ def unwound(tx: Tx, run: Run) -> None:
         request_id=run.request_id or "",
         event=EVENT,
         attempt=run.params["attempt"],
-        host=host_id,
+        host=run.data.get("host_name"),
         now_s=now,
         started_s=run.data.get("started_s", now),
         error="; ".join(reason["detail"] for reason in reasons),
-        details=error.get("message"),
+        details=reasons[-1]["message"],
     )
     attempt = run.params["attempt"]
-    if host_id is not None and attempt < BUILD_ATTEMPTS_MAX:
+    if host_id is not None and attempt < BUILD_ATTEMPTS_MAX and _is_hosts_fault(run):
         saga.start(
             tx,
             "build",
@@ -286,7 +301,7 @@ def unwound(tx: Tx, run: Run) -> None:
             },
         )
         return
-    change_instance(
+    settle_instance(
         tx,
         run.subject,
         now_s=now,
@@ -306,22 +321,58 @@ def unwound(tx: Tx, run: Run) -> None:
 
 
 def _reason(run: Run, error: dict[str, str]) -> dict[str, str]:
-    where = f"host {run.data['host_id']}: " if "host_id" in run.data else ""
+    where = f"host {run.data['host_name']}: " if "host_name" in run.data else ""
     detail = error.get("detail") or error.get("message", "")
     return {
-        "message": error.get("message", ""),
+        "message": _sentence(error),
+        "class": error.get("class", ""),
         "kind": error.get("kind", ""),
         "detail": f"attempt {run.params['attempt']}, {where}{error.get('step', '')}: {detail}",
     }
 
 
+def _sentence(error: dict[str, str]) -> str:
+    message = error.get("message", "").rstrip(".") or "it failed"
+    return f"{message[0].upper()}{message[1:]}."
+
+
 def _tenant_message(reasons: list[dict[str, str]]) -> str:
     """Word the end for a tenant: no host's name, no address."""
-    if len(reasons) == 1 and reasons[0]["kind"] == "NoValidHost":
-        return reasons[0]["message"]
-    return (
-        f"The server could not be built: {len(reasons)} attempts failed and no valid host was left."
-    )
+    last = reasons[-1]
+    if len(reasons) == 1 or last["class"] == "Invalid":
+        return last["message"]
+    told = [f"attempt {n}: {reason['message']}" for n, reason in enumerate(reasons, start=1)]
+    return "The server could not be built. " + " ".join(told)
+
+
+def _is_hosts_fault(run: Run) -> bool:
+    """Tell whether another host may do what this one did not."""
+    return (run.error or {}).get("class") not in ("Cancelled", "Invalid")
+
+
+@contextmanager
+def _hosts_words_kept() -> Iterator[None]:
+    """Keep what a host says of itself for admins: it may name the host and its address.
+
+    What is wrong with the request itself (an image that is no disk) the tenant must know.
+
+    Raises:
+        Unavailable: the host did not do it; the cause is the host's own words.
+        Invalid: no host would.
+    """
+    try:
+        yield
+    except XenithError as error:
+        if isinstance(error, Invalid) and "host" not in error.fields:
+            raise
+        match error:
+            case Exhausted():
+                told = "the host had no room"
+            case Unavailable():
+                told = "the host was away or failed"
+            case _:
+                told = "the host refused"
+        raise Unavailable(told, kind=error.kind) from error
 
 
 BUILD: Saga[ComputeCell] = Saga(

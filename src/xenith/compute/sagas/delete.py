@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.instances import allocations, change_instance, instances
 from xenith.compute.states import NOSTATE
-from xenith.core.errors import NotFound, Unavailable
+from xenith.core.errors import XenithError
 from xenith.core.log import logger
 from xenith.db import Tx
 from xenith.saga import Outcome, Run, Saga, Step
@@ -31,7 +31,8 @@ async def remove(cell: ComputeCell, run: Run) -> Outcome | None:
         return None
     try:
         await cell.hosts.up_driver(row.host_id).destroy_instance(run.subject)
-    except (Unavailable, NotFound) as error:
+    except XenithError as error:
+        # Away, or refusing: it has no say in whether the tenant's server is deleted.
         _log.warning("left for later on a host", instance=run.subject, error=str(error))
         cell.clean_later()
     return Outcome({"host_name": row.host_name})
@@ -72,7 +73,43 @@ async def forget(cell: ComputeCell, run: Run) -> Outcome:
     return Outcome(record=record)
 
 
+def unwound(tx: Tx, run: Run) -> None:
+    """Leave a server that can be deleted again; the action says why it was not."""
+    row = tx.find(instances, id=run.subject)
+    if row is None or row.vm_state == "deleted" or run.is_cancelled:
+        return
+    now = tx.world.clock.now()
+    error = run.error or {}
+    message = "The server could not be deleted; ask for it again."
+    change_instance(
+        tx,
+        run.subject,
+        now_s=now,
+        vm_state="error",
+        task_state=None,
+        fault={
+            "code": 500,
+            "created": now,
+            "message": message,
+            "details": error.get("detail", ""),
+        },
+    )
+    finish_event(
+        tx,
+        instance_id=run.subject,
+        request_id=run.request_id or "",
+        event=EVENT,
+        attempt=1,
+        host=row.host_name,
+        started_s=run.params["started_s"],
+        now_s=now,
+        error=error.get("detail", "failed"),
+        details=message,
+    )
+
+
 DELETE: Saga[ComputeCell] = Saga(
     name="delete",
     steps=(Step(name="remove", do=remove), Step(name="forget", do=forget)),
+    on_unwound=unwound,
 )
