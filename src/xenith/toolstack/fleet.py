@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xenith.core.errors import Conflict
+from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
 from xenith.toolstack.backends import Backend, DomainState
 from xenith.toolstack.backends.sim import SimBackend
@@ -123,12 +123,23 @@ class Fleet:
             await backend.disk_destroy(uuid)
         _bring_up_to_date(host)
         adopt(host, dict(await backend.running()))
-        bound = await host.listen(listen, port or self._ports[name])
+        try:
+            bound = await host.listen(listen, port or self._ports[name])
+        except Unavailable:
+            await self._put_back(name, host)
+            raise
         self._ports[name] = bound
         self._write(name, _ADDRESS, "", {"port": bound})
         own = objects.only("host")
         objects.update("host", own, address=host.address)
         return HostEndpoint(name, f"http://{host.address}", objects.get("host", own)["uuid"])
+
+    async def _put_back(self, name: str, host: HostServer) -> None:
+        """Take a host that did not come up out again; what is known of it stays."""
+        known = {(entry.class_name, entry.ref): entry.record or {} for entry in self._of(name)}
+        del self.hosts[name]
+        self._read()[name] = known
+        await host.stop()
 
     async def start(self) -> None:
         """Begin the journal anew, with what the hosts have now."""
@@ -168,14 +179,17 @@ class Fleet:
         return found
 
     def _entries(self) -> Iterable[Entry]:
-        for name, host in self.hosts.items():
-            yield Entry(name, _ADDRESS, "", {"port": self._ports[name]})
-            for class_name in CLASSES:
-                if class_name in VOLATILE:
-                    continue
-                for ref, record in host.objects.all(class_name).items():
-                    yield Entry(name, class_name, ref, _worth_keeping(class_name, record))
+        for name in self.hosts:
+            yield from self._of(name)
         yield from _kept(self._found or {})
+
+    def _of(self, name: str) -> Iterable[Entry]:
+        yield Entry(name, _ADDRESS, "", {"port": self._ports[name]})
+        for class_name in CLASSES:
+            if class_name in VOLATILE:
+                continue
+            for ref, record in self.hosts[name].objects.all(class_name).items():
+                yield Entry(name, class_name, ref, _worth_keeping(class_name, record))
 
     def _flush(self) -> None:
         if self._journal is not None:

@@ -106,7 +106,11 @@ async def test_a_port_that_another_has_taken_is_a_clear_error(host):
         fleet = Fleet(host.world, host.directory)
         with pytest.raises(Unavailable, match=str(port)):
             await fleet.add_host("h", sim(host.world), password=PASSWORD)
-        await fleet.stop()
+        assert fleet.hosts == {}
+    # It can be tried again, and nothing that was known of the host has gone.
+    endpoint = await fleet.add_host("h", sim(host.world), password=PASSWORD)
+    assert endpoint == host.endpoint
+    await fleet.stop()
 
 
 async def test_a_running_simulated_guest_runs_on_and_its_memory_counts(host):

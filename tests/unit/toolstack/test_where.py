@@ -1,6 +1,8 @@
 """The language of get_all_records_where."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xenith.toolstack.where import DEPTH_MAX, LENGTH_MAX, parse
 from xenith.xapi import XapiFault
@@ -63,3 +65,18 @@ def test_nonsense_is_a_fault(expression):
 
 def test_many_parts_side_by_side_are_no_depth():
     assert parse(" or ".join(["false"] * 500 + ["true"]), "VM")(RECORD) is True
+
+
+WORDS = st.sampled_from(
+    ["field", "and", "or", "not", "true", "false", "(", ")", "=", '"domid"', '"7"', '"', "\\", "é"]
+)
+
+
+@given(st.text(max_size=60) | st.lists(WORDS, max_size=30).map(" ".join))
+def test_no_text_is_more_than_a_fault(text):
+    try:
+        holds = parse(text, "VM")
+    except XapiFault as fault:
+        assert fault.code == "INTERNAL_ERROR"  # noqa: PT017 - not every text ends in it
+    else:
+        assert holds(RECORD) in (True, False)
