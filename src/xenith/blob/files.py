@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from xenith.blob.store import DRAFT, checked_name
 from xenith.core.errors import NotFound, Unavailable
 from xenith.core.limits import STREAM_CHUNK_BYTES
-
-_NAME = re.compile(r"^[0-9A-Za-z][0-9A-Za-z._-]{0,200}$")
-_DRAFT = ".part"
 
 
 class FileStore:
@@ -25,13 +22,13 @@ class FileStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for draft in directory.glob("*" + _DRAFT):
+        for draft in directory.glob("*" + DRAFT):
             draft.unlink(missing_ok=True)
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> int:
         """Write beside, then rename."""
         path = self._path(name)
-        draft = path.with_name(path.name + _DRAFT)
+        draft = path.with_name(path.name + DRAFT)
         size = 0
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -85,17 +82,14 @@ class FileStore:
         return sorted(
             entry.name
             for entry in os.scandir(self._directory)
-            if entry.is_file() and not entry.name.endswith(_DRAFT)
+            if entry.is_file() and not entry.name.endswith(DRAFT)
         )
 
     async def close(self) -> None:
         """Nothing is held."""
 
     def _path(self, name: str) -> Path:
-        # A name is our own id; anything else would be a way out of the directory.
-        if not _NAME.match(name) or name.endswith(_DRAFT):
-            raise NotFound("no bytes are stored under such a name")
-        return self._directory / name
+        return self._directory / checked_name(name)
 
 
 async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from xenith.blob.store import checked_name
 from xenith.core.errors import Invalid, NotFound, Unavailable
 from xenith.core.limits import MIB, STREAM_CHUNK_BYTES
 
@@ -49,12 +51,9 @@ class S3Store:
                 size += len(piece)
                 yield piece
 
-        try:
+        checked_name(name)
+        with _worded(name):
             await obstore.put_async(self._store, name, counted(), chunk_size=PART_BYTES)
-        except OSError as error:
-            raise Unavailable(f"the image store cannot be written: {type(error).__name__}") from (
-                error
-            )
         return size
 
     async def read(
@@ -67,37 +66,55 @@ class S3Store:
         end = whole if length is None else min(whole, offset + length)
         if offset >= end:
             return
-        found = await obstore.get_async(self._store, name, options={"range": (offset, end)})
-        async for piece in found.stream(min_chunk_size=STREAM_CHUNK_BYTES):
+        with _worded(name):
+            found = await obstore.get_async(self._store, name, options={"range": (offset, end)})
+        pieces = aiter(found.stream(min_chunk_size=STREAM_CHUNK_BYTES))
+        while True:
+            with _worded(name):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
             yield bytes(piece)
 
     async def size(self, name: str) -> int:
         """Ask for the object's head."""
         import obstore  # noqa: PLC0415
 
-        try:
-            head = await obstore.head_async(self._store, name)
-        except FileNotFoundError:
-            raise NotFound(f"no bytes are stored under {name}") from None
+        with _worded(name):
+            head = await obstore.head_async(self._store, checked_name(name))
         return int(head["size"])
 
     async def delete(self, name: str) -> None:
         """Remove the object."""
         import obstore  # noqa: PLC0415
 
-        try:
-            await obstore.delete_async(self._store, name)
-        except FileNotFoundError:
-            return
+        with _worded(name), contextlib.suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, checked_name(name))
 
     async def list(self) -> list[str]:
         """List the objects."""
         import obstore  # noqa: PLC0415
 
         names: list[str] = []
-        async for batch in obstore.list(self._store):
-            names += [str(item["path"]) for item in batch]
+        with _worded("the prefix"):
+            async for batch in obstore.list(self._store):
+                names += [str(item["path"]) for item in batch]
         return sorted(names)
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+@contextlib.contextmanager
+def _worded(name: str) -> Iterator[None]:
+    """Say what S3 said in words of ours; what the uploaded stream itself raised passes through."""
+    from obstore.exceptions import BaseError  # noqa: PLC0415 - an optional extra
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(f"no bytes are stored under {name}") from None
+    except (BaseError, OSError) as error:
+        if isinstance(error, ConnectionError):
+            raise
+        raise Unavailable(f"the image store does not answer: {type(error).__name__}") from error

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Protocol
+
+from xenith.core.errors import NotFound
+
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,200}")
+#: What a name of bytes that are not whole yet ends with; no whole bytes may be called so.
+DRAFT = ".part"
+
+
+def checked_name(name: str) -> str:
+    """Check that a name is one of ours; anything else could lead out of the store.
+
+    Raises:
+        NotFound: it is none.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(DRAFT):
+        raise NotFound("no bytes are stored under such a name")
+    return name
 
 
 class BlobStore(Protocol):
