@@ -13,13 +13,19 @@ from typing import Any
 import httpx2
 import pytest
 
+from xenith.compute.endpoints.service import service as compute
 from xenith.core.errors import Unauthenticated
 from xenith.core.world import World
 from xenith.http import Endpoint, Principal, Service, Site
 from xenith.identity import service as identity
+from xenith.image.endpoints import service as image
+from xenith.network.endpoints import service as network
 
 SERVICES: dict[str, Callable[[Any], Service[Any]]] = {
     "identity": identity,
+    "image": image,
+    "network": network,
+    "compute": compute,
 }
 
 #: What a reader may change: what is the caller's own, which the handler makes sure of.
@@ -29,6 +35,10 @@ READER_WRITES: dict[str, set[str]] = {
         "credentials.create_credential",
         "credentials.update_credential",
         "credentials.delete_credential",
+    },
+    "compute": {
+        "os_keypairs.import_or_create_keypair",
+        "os_keypairs.delete_keypair",
     },
 }
 #: What not even an admin may do for another.
@@ -42,6 +52,20 @@ OPEN: dict[str, set[str]] = {
         "versions.show_v3",
         "auth.password_authentication_with_scoped_authorization",
         "users.change_password_for_user",
+    },
+    "image": {
+        "versions.list_api_versions",
+        "versions.list_api_versions_2",
+        "versions.show_v2",
+    },
+    "network": {
+        "versions.list_api_versions",
+        "versions.show_api_v2_details",
+    },
+    "compute": {
+        "versions.list_all_major_versions",
+        "versions.show_v2",
+        "versions.show_details_of_specific_api_version",
     },
 }
 
