@@ -270,7 +270,7 @@ async def test_after_a_kill_at_any_moment_a_domain_is_there_once_or_not_at_all(h
     assert await process.wait() == -signal.SIGKILL
 
     again = await host()
-    assert again.changes in ([], [(VM, "halted", "it ended while the toolstack was away")])
+    assert [change[:2] for change in again.changes] in ([], [(VM, "halted")])
     spec = DomainSpec(VM, "x", 16 * MIB, 1, (DiskSpec(disk, "0"),))
     await again.domain_start(spec)
     assert await again.running() == {VM: "running"}

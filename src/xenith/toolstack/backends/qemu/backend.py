@@ -45,7 +45,7 @@ from xenith.toolstack.backends.qemu.processes import (
     has_ended,
     spawn_detached,
 )
-from xenith.toolstack.backends.qemu.qmp import QmpError
+from xenith.toolstack.backends.qemu.qmp import QmpAbsentError, QmpError
 
 #: How long a guest may take to shut down when asked. Source: nova `shutdown_timeout` is 60.
 SHUTDOWN_TIMEOUT_S = 60.0
@@ -285,15 +285,23 @@ class QemuBackend:
     async def _adopt(self, domain: Domain) -> None:
         """Take hold of a domain that lived on, and finish what was cut off."""
         self._domains[domain.uuid] = domain
-        self._tasks.start("watch", domain.watch())
         try:
             await domain.connect()
             await domain.recover()
+        except QmpAbsentError:
+            # We were killed while QEMU started. Its guest has never run, for it waits for us.
+            domain.is_ending = True
+            await self._kill_all(domain.uuid)
+            domain.status = "gone"
         except (QmpError, BackendError) as error:
             # A QEMU that is stuck has a guest, which is not ours to end; each call tries again.
             _log.error("qemu does not answer", vm=domain.uuid, error=str(error))
-        if domain.status == "gone":
-            await self._bury(domain)
+        if domain.status != "gone":
+            self._tasks.start("watch", domain.watch())
+            return
+        await self._bury(domain)
+        if not self._memory(domain.uuid).exists():
+            self._listener(domain.uuid, "halted", "its start was cut off")
 
     async def _launch(self, spec: DomainSpec, *, memory: Path | None = None) -> Domain:
         """Start a QEMU that waits, stopped, and take hold of it."""
@@ -311,6 +319,8 @@ class QemuBackend:
             find_disk=self._find_disk,
         )
         self._write_record(record)
+        # What a launch of ours that was killed at a bad moment left; its guest has never run.
+        await self._kill_all(spec.vm_uuid)
         for name in (MONITOR, PID_FILE):
             (directory / name).unlink(missing_ok=True)
         log = directory / "qemu.log"
@@ -342,10 +352,8 @@ class QemuBackend:
         deadline = self._world.clock.monotonic() + _LAUNCH_TIMEOUT_S
         while not has_ended(alive):
             process = None
-            if (directory / PID_FILE).exists() and (directory / MONITOR).exists():
-                process = _hold(
-                    find_qemus(self._domains_directory).get(record.spec.vm_uuid, []), directory
-                )
+            if (directory / MONITOR).exists():
+                process = _hold(_read_pid(directory), directory)
             if process is not None:
                 domain = self._make_domain(record, directory, process)
                 try:
@@ -407,11 +415,14 @@ class QemuBackend:
 
     async def _kill_all(self, vm_uuid: str) -> None:
         directory = self._domain_directory(vm_uuid)
-        for pid in find_qemus(self._domains_directory).get(vm_uuid, []):
-            with contextlib.suppress(ProcessLookupError):
-                process = Process(pid, directory)
-                process.kill()
-                await process.wait()
+        # Again until none is found, since setsid may fork between the look and the kill.
+        while pids := find_qemus(self._domains_directory).get(vm_uuid, []):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    process = Process(pid, directory)
+                    process.kill()
+                    if not await process.wait():
+                        raise BackendError("INTERNAL_ERROR", f"process {pid} does not die")
 
     async def _trim_consoles(self) -> None:
         for domain in self._domains.values():
@@ -492,6 +503,14 @@ def _read_record(directory: Path) -> Record | None:
     except msgspec.DecodeError as error:
         _log.warning("domain's record is unreadable", vm=directory.name, error=str(error))
         return None
+
+
+def _read_pid(directory: Path) -> list[int]:
+    """Read the process id that QEMU wrote; empty while it has not."""
+    try:
+        return [int((directory / PID_FILE).read_text())]
+    except (FileNotFoundError, ValueError):
+        return []
 
 
 def _hold(pids: list[int], directory: Path) -> Process | None:

@@ -122,8 +122,9 @@ def _pid_file(pid: int) -> Path | None:
         if process.stat().st_uid != os.getuid():
             return None
         words = (process / "cmdline").read_bytes().split(b"\0")
-        # Not setsid on its way to becoming QEMU: it would be gone before it can be held.
-        if b"qemu" not in os.path.basename(words[0]):  # noqa: PTH119 - bytes
+        # setsid is on its way to becoming QEMU.
+        program = os.path.basename(words[0])  # noqa: PTH119 - bytes
+        if b"qemu" not in program and program != b"setsid":
             return None
         return Path(os.fsdecode(words[words.index(b"-pidfile") + 1]))
     except (OSError, ValueError, IndexError):

@@ -32,6 +32,10 @@ class QmpError(Exception):
     """QEMU said no, went away or was silent for too long."""
 
 
+class QmpAbsentError(QmpError):
+    """Nobody listens: QEMU is not up yet, or is gone."""
+
+
 class Qmp:
     """A connection to one QEMU's monitor."""
 
@@ -51,7 +55,8 @@ class Qmp:
         """Connect and agree on capabilities.
 
         Raises:
-            QmpError: nobody listens there, or they do not speak QMP in time. QEMU serves one
+            QmpAbsentError: nobody listens there.
+            QmpError: they do not speak QMP in time. QEMU serves one
                 connection at a time, so another process of ours may hold it.
         """
         await self.close()
@@ -69,6 +74,9 @@ class Qmp:
                     raise QmpError(f"{path} does not speak QMP")
                 self._reader = asyncio.create_task(self._read(bytearray(rest)), name="qmp")
                 await self.command("qmp_capabilities")
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            await self.close()
+            raise QmpAbsentError(f"no QMP at {path}: {error!r}") from error
         except (OSError, TimeoutError, QmpError) as error:
             await self.close()
             raise QmpError(f"no QMP at {path}: {error!r}") from error
