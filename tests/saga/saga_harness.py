@@ -49,6 +49,8 @@ class Trial:
     check_unwound: Callable[[], Awaitable[None]]
     #: Takes the trial down; the database is closed by the harness.
     close: Callable[[], Awaitable[None]] | None = None
+    #: Gives the context of the process after one that died; without it the context lives on.
+    reborn: Callable[[], Awaitable[Any]] | None = None
 
 
 MakeTrial = Callable[[], Awaitable[Trial]]
@@ -146,6 +148,8 @@ async def _run(
     if die is not None:
         await _pass_time_until(trial, dead.wait())
         await engine.stop()
+        if trial.reborn is not None:
+            trial.context = await trial.reborn()
         engine = _engine(trial, probe)
         await engine.start()
     await _pass_time_until(trial, engine.settle())

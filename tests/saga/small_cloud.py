@@ -1,0 +1,218 @@
+"""Compute and network over one cell with simulated hosts on loopback, all real but the images.
+
+``SmallCloud.start`` makes it, ``reborn`` stands for the process having died: what was in memory is
+gone, the rows and the hosts are as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+from xenith.cells.intents import Intent, IntentLink, outbox
+from xenith.compute.cell import ComputeCell
+from xenith.compute.operations import Compute
+from xenith.compute.operations.context import Context, Seal
+from xenith.compute.operations.requests import ServerRequest
+from xenith.compute.projection import apply_change
+from xenith.compute.records.instances import instances
+from xenith.core.clock import ManualClock
+from xenith.core.ids import CellId, HostId, Ids
+from xenith.core.units import GIB
+from xenith.core.world import World
+from xenith.db import Row, Tx, open_database
+from xenith.db.migrate import prepare
+from xenith.http import Principal
+from xenith.network.operations import Networks
+from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.fleet import Fleet
+
+IMAGE_ID = "11111111-0000-4000-8000-000000000001"
+PASSWORD = "pw"
+WHO = Principal(
+    user_id="u",
+    user_name="u",
+    user_domain_id="default",
+    roles=frozenset({"member", "reader"}),
+    project_id="p",
+)
+
+
+class QuickClock:
+    """The machine's clock, on which waiting takes a hundredth of the time."""
+
+    rate = 100.0
+
+    def now(self) -> float:
+        return 1_700_000_000.0 + self.monotonic()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time() * self.rate
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s / self.rate)
+
+
+class Images:
+    """One raw image of a MiB; ``trouble`` is raised in its middle."""
+
+    def __init__(self) -> None:
+        self.trouble: Exception | None = None
+        self.info = SimpleNamespace(
+            id=IMAGE_ID,
+            name="image",
+            status="active",
+            disk_format="raw",
+            size_bytes=2**20,
+            virtual_size_bytes=2**20,
+            min_ram_mib=0,
+            min_disk_gib=0,
+            properties={},
+        )
+
+    def find_image(self, _tx: Tx, image_id: str, _who: Principal) -> Any:
+        return self.info if image_id == IMAGE_ID else None
+
+    async def open_image(self, _image_id: str) -> AsyncIterator[bytes]:
+        yield bytes(2**19)
+        if self.trouble is not None:
+            raise self.trouble
+        yield bytes(2**19)
+
+
+class SmallCloud:
+    """See the module."""
+
+    def __init__(self, world: World, database: str) -> None:
+        self.world = world
+        self.images = Images()
+        self.db = open_database(database, ids=world.ids, clock=world.clock)
+        self.networks = Networks(self.db, world)
+        self.fleet = Fleet(world, event_batch_s=0.0)
+        self.backends: dict[str, SimBackend] = {}
+        self.addresses: dict[str, str] = {}
+        self.has_config_drive = True
+        self._requests = itertools.count(1)
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        host_count: int = 2,
+        clock: Any = None,
+        seed: int = 7,
+        file: Path | None = None,
+        memory_bytes: int = 8 * GIB,
+    ) -> Self:
+        world = World(clock=clock or ManualClock(), ids=Ids(seed=seed))
+        cloud = cls(world, "sqlite://" if file is None else f"sqlite:///{file}")
+        prepare(cloud.db)
+        for number in range(1, host_count + 1):
+            await cloud.start_host(f"host-{number}", memory_bytes=memory_bytes)
+        cloud.cell = cloud._make_cell()
+        await cloud.networks.ensure_demo_network()
+        for name, url in cloud.addresses.items():
+            await cloud.cell.hosts.add(
+                name=name, url=url, user="root", password=PASSWORD, zone="nova"
+            )
+        await cloud.cell.hosts.start()
+        await cloud.compute.flavors.ensure_defaults()
+        return cloud
+
+    async def start_host(self, name: str, *, memory_bytes: int) -> None:
+        backend = SimBackend(
+            self.world, memory_bytes=memory_bytes, cpu_count=64, disk_bytes=400 * GIB
+        )
+        endpoint = await self.fleet.add_host(name, backend, password=PASSWORD)
+        self.backends[name], self.addresses[name] = backend, endpoint.url
+
+    def _make_cell(self) -> ComputeCell:
+        world = self.world
+        link = IntentLink(self.db, self.db, world, CellId("cell"))
+        seal = Seal(close=lambda data: data, open=lambda data: data)
+        cell = ComputeCell(
+            self.db,
+            world,
+            cell_id=CellId("cell"),
+            link=link,
+            images=self.images,
+            seal=seal,
+            project=lambda tx, instance: apply_change(tx, self.networks, instance),
+        )
+        context = Context(
+            db=self.db,
+            world=world,
+            link=link,
+            images=self.images,
+            networks=self.networks,
+            projects=None,  # type: ignore[arg-type]
+            seal=seal,
+            is_host_up=lambda host_id: cell.hosts.drivers[HostId(host_id)].is_up,
+            on_host_changed=lambda host_id: cell.hosts.refresh(HostId(host_id)),
+        )
+        self.link = link
+        self.compute = Compute(context, console=cell.console_log)
+        return cell
+
+    async def reborn(self) -> ComputeCell:
+        """Drop all that the process had in memory and begin anew from the rows."""
+        await self.cell.stop()
+        self.cell = self._make_cell()
+        await self.cell.hosts.start()
+        return self.cell
+
+    async def close(self) -> None:
+        await self.cell.stop()
+        await self.fleet.stop()
+
+    # -- what a tenant does
+
+    async def create(self, *, count: int = 1, **fields: Any) -> list[str]:
+        """Ask for servers; their intents are in the outbox."""
+        fields = {"flavor_ref": "64", "config_drive": self.has_config_drive, **fields}
+        request = ServerRequest(
+            name="web", image_ref=IMAGE_ID, min_count=count, max_count=count, **fields
+        )
+        made = await self.compute.servers.create(WHO, request, request_id=self._request_id())
+        return list(made.ids)
+
+    async def delete(self, server_id: str) -> str:
+        request_id = self._request_id()
+        await self.compute.servers.delete(WHO, server_id, request_id=request_id)
+        return request_id
+
+    async def power(self, server_id: str, transition: str) -> str:
+        request_id = self._request_id()
+        await self.compute.actions.power(WHO, server_id, transition, request_id=request_id)
+        return request_id
+
+    async def instance(self, server_id: str) -> Row:
+        return await self.db.read(lambda tx: tx.get(instances, id=server_id))
+
+    def _request_id(self) -> str:
+        return f"req-{next(self._requests)}"
+
+    def carry(self, tx: Tx) -> list[Intent]:
+        """Apply what is in the outbox, within a transaction."""
+        rows = tx.list(outbox)
+        taken = [
+            Intent(r.id, r.subject, r.number, r.kind, r.params, r.request_id, r.created_at)
+            for r in sorted(rows, key=lambda row: int(row.sequence))
+        ]
+        self.link._apply(tx, taken)
+        for row in rows:
+            tx.delete(outbox, id=row.id)
+        return taken
+
+    # -- what an observer sees
+
+    def objects(self, class_name: str) -> list[tuple[str, Any]]:
+        return [
+            (name, record)
+            for name, host in self.fleet.hosts.items()
+            for record in host.objects.all(class_name).values()
+        ]
