@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 from xenith.cells.intents import Intent, IntentLink, outbox
@@ -20,6 +20,9 @@ from xenith.compute.operations.context import Context, Seal
 from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.projection import apply_change
 from xenith.compute.records.instances import instances
+from xenith.compute.sagas.build import BUILD
+from xenith.compute.sagas.delete import DELETE
+from xenith.compute.sagas.power import POWER
 from xenith.core.clock import ManualClock
 from xenith.core.ids import CellId, HostId, Ids
 from xenith.core.units import GIB
@@ -28,11 +31,13 @@ from xenith.db import Row, Tx, open_database
 from xenith.db.migrate import prepare
 from xenith.http import Principal
 from xenith.network.operations import Networks
+from xenith.saga import SagaEngine
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.fleet import Fleet
 
 IMAGE_ID = "11111111-0000-4000-8000-000000000001"
 PASSWORD = "pw"
+SAGAS = {"build": BUILD, "delete": DELETE, "power": POWER}
 WHO = Principal(
     user_id="u",
     user_name="u",
@@ -169,6 +174,15 @@ class SmallCloud:
         await self.cell.stop()
         await self.fleet.stop()
 
+    async def problems(self, invariants: ModuleType, *, without: Sequence[str] = ()) -> list[str]:
+        """Find what is wrong; hosts that are not up are named in ``without``."""
+        up = {name: url for name, url in self.addresses.items() if name not in without}
+        records = await invariants.records_of(up, password=PASSWORD)
+        found: list[str] = await invariants.find_problems(
+            self.db, records, table=self.cell.hosts.table
+        )
+        return found
+
     # -- what a tenant does
 
     async def create(self, *, count: int = 1, **fields: Any) -> list[str]:
@@ -207,6 +221,22 @@ class SmallCloud:
         for row in rows:
             tx.delete(outbox, id=row.id)
         return taken
+
+    async def build(self, **fields: Any) -> list[str]:
+        """Have servers built, with an engine of this call's own."""
+        ids = await self.create(**fields)
+        await self.work()
+        return ids
+
+    async def work(self) -> None:
+        """Do all that was asked for, with an engine of this call's own."""
+        engine = SagaEngine(self.db, self.world, self.cell, SAGAS)
+        await engine.start()
+        try:
+            await self.db.run(self.carry)
+            await engine.settle()
+        finally:
+            await engine.stop()
 
     # -- what an observer sees
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from xenith.compute.sagas.build import BUILD
 from xenith.saga import list_of_subject
 
 pytestmark = pytest.mark.slow
@@ -21,9 +20,7 @@ def make_trial(saga_harness, small_cloud, invariants):
             return list_of_subject(tx, server_id)[-1].id
 
         async def check(*, wanted: str = "active") -> None:
-            hosts = await invariants.records_of(cloud.addresses, password=small_cloud.PASSWORD)
-            problems = await invariants.find_problems(cloud.db, hosts, table=cloud.cell.hosts.table)
-            assert problems == []
+            assert await cloud.problems(invariants) == []
             assert (await cloud.instance(server_id)).vm_state == wanted
 
         async def check_unwound() -> None:
@@ -35,7 +32,7 @@ def make_trial(saga_harness, small_cloud, invariants):
             db=cloud.db,
             world=cloud.world,
             context=cloud.cell,
-            sagas={"build": BUILD},
+            sagas=small_cloud.SAGAS,
             kind="build",
             begin=begin,
             check_done=check,

@@ -124,10 +124,10 @@ def _keep_placement(tx: Tx, instance_id: str, placement: dict[str, Any]) -> None
 
 
 async def release(cell: ComputeCell, run: Run) -> Outcome:
-    """Give the claim back, in memory and in the rows."""
-    cell.hosts.release(run.subject, is_failure=_is_hosts_fault(run))
+    """Give the claim back, in the rows and then in memory."""
 
     def record(tx: Tx) -> None:
+        tx.on_commit(lambda: cell.hosts.release(run.subject, is_failure=_is_hosts_fault(run)))
         tx.delete(allocations, instance_id=run.subject)
         settle_instance(tx, run.subject, now_s=cell.world.clock.now(), host_id=None, host_name=None)
 

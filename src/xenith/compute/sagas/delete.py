@@ -41,10 +41,10 @@ async def remove(cell: ComputeCell, run: Run) -> Outcome | None:
 async def forget(cell: ComputeCell, run: Run) -> Outcome:
     """Give the claim back and mark the server deleted."""
     now = cell.world.clock.now()
-    cell.hosts.release(run.subject)
-    cell.end_request(run.subject)
 
     def record(tx: Tx) -> None:
+        tx.on_commit(lambda: cell.hosts.release(run.subject))
+        tx.on_commit(lambda: cell.end_request(run.subject))
         tx.delete(allocations, instance_id=run.subject)
         row = change_instance(
             tx,
