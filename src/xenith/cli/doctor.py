@@ -205,10 +205,8 @@ def check_kvm(settings: Settings) -> Finding:
     # Half a tenth of a second of imports that other checks do without.
     import asyncio  # noqa: PLC0415
 
-    from xenith.core import log  # noqa: PLC0415
     from xenith.toolstack.backends.qemu.kvm import has_kvm  # noqa: PLC0415
 
-    log.configure(level="warning")
     directory = Path(settings.data).absolute()
     with contextlib.ExitStack() as stack:
         if not directory.is_dir():

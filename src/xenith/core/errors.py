@@ -30,7 +30,7 @@ class Invalid(XenithError):
     """The request itself is wrong and would be wrong at any time."""
 
 
-class Unsatisfiable(Invalid):
+class Unsatisfiable(XenithError):
     """A range of bytes that the thing does not have."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
@@ -59,6 +59,18 @@ def _blot_secrets(
     return {name: "***" if is_secret(name) else _blot(item) for name, item in event.items()}
 
 
+class _StandardError:
+    """Standard error as it is when a line is written, not when the logger was made."""
+
+    def write(self, text: str) -> int:
+        """Write."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        sys.stderr.flush()
+
+
 def configure(*, level: str = "info", as_json: bool = False) -> None:
     """Send events of ``level`` and above to standard error, for people or as JSON lines."""
     renderer: Any = (
@@ -78,7 +90,7 @@ def configure(*, level: str = "info", as_json: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
 
@@ -86,3 +98,15 @@ def configure(*, level: str = "info", as_json: bool = False) -> None:
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """Give the logger of a room; ``bind`` adds fields to it."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(room=name))
+
+
+def configure_quietly() -> None:
+    """Log as a command does that was not told how: in plain, and its own output kept to itself."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
+    )
+
+
+if not structlog.is_configured():
+    configure_quietly()

@@ -12,6 +12,7 @@ from xenith.core import log
 def _restored():
     yield
     structlog.reset_defaults()
+    log.configure_quietly()
     structlog.contextvars.clear_contextvars()
 
 

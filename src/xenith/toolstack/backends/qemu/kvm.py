@@ -56,7 +56,7 @@ async def has_kvm(program: Path, directory: Path) -> bool:
     if answer is not None and (answer.boot_id, answer.program) == machine:
         return answer.is_working
     is_working = await runs_guest(program, directory, "kvm")
-    _log.info("kvm probed", works=is_working)
+    _log.debug("kvm probed", works=is_working)
     part = kept.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(Answer(*machine, is_working)))
     part.replace(kept)
