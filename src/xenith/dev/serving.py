@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -18,6 +19,8 @@ from xenith.dev.cloud import Cloud
 
 #: Seconds that requests in flight have when the cloud stops.
 GRACE_S = 5
+#: Objects made and not freed between two rounds of the collector over the youngest.
+COLLECT_EVERY = 20_000
 #: Connections that wait to be accepted.
 BACKLOG = 2048
 
@@ -69,6 +72,17 @@ def run(settings: Settings, *, on_ready: Callable[[Cloud], None]) -> None:
         runner.run(serve(settings, bound, on_ready=on_ready))
 
 
+def calm_collector() -> None:
+    """Leave what a started cloud consists of out of the garbage collector's rounds.
+
+    Requests and builds free nearly all they make by themselves; looking through the whole heap for
+    cycles every 700 objects cost a quarter of a build here (4.7 ms of processor against 3.6).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, 20, 50)
+
+
 async def serve(
     settings: Settings,
     bound: socket.socket,
@@ -104,6 +118,7 @@ async def serve(
         serving = asyncio.create_task(server.serve(sockets=[bound]))
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.001)
+        calm_collector()
         on_ready(cloud)
         await asyncio.wait(
             (serving, asyncio.ensure_future(stopping.wait())),
