@@ -257,7 +257,7 @@ def _check_bytes(call: Call[Images]) -> None:
 
 def _length(call: Call[Images]) -> int | None:
     text = call.headers.get("content-length", "")
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 async def import_image(call: Call[Images]) -> None:

@@ -7,6 +7,7 @@ Source: QCOW2 header, VHD specification 1.0; magic numbers of the others.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from xenith.core.errors import Invalid
@@ -41,6 +42,10 @@ _MAGICS: dict[str, tuple[tuple[int, bytes], ...]] = {
     "vdi": ((64, b"\x7f\x10\xda\xbe"),),
     "iso": ((32769, b"CD001"),),
 }
+#: Formats without a header: bytes that show another one claim to be what they are not.
+_PLAIN = ("raw", "ami", "ari", "aki")
+#: The kinds of VMDK that hold all their data. Source: VMware Virtual Disk Format 1.1, createType.
+_VMDK_WHOLE = (b"monolithicSparse", b"streamOptimized")
 #: An incompatible feature: the data is in another file. Source: QCOW2, bit 2.
 _QCOW_EXTERNAL_DATA = 1 << 2
 
@@ -75,14 +80,17 @@ class Inspector:
                     f"Image format mismatch: expected {claimed}, found {found or 'raw'}",
                     kind="ImageFormatMismatch",
                 )
-        elif claimed == "raw" and found not in (None, "iso"):
+        elif claimed in _PLAIN and found not in (None, "iso"):
             raise Invalid(
-                f"Image format mismatch: expected raw, found {found}", kind="ImageFormatMismatch"
+                f"Image format mismatch: expected {claimed}, found {found}",
+                kind="ImageFormatMismatch",
             )
         if claimed == "qcow2":
             return _qcow2_size(self._head)
         if claimed == "vhd":
             return _vhd_size(self._tail)
+        if claimed == "vmdk":
+            _check_vmdk(self._head)
         return self.size_bytes if claimed in ("raw", "iso") else None
 
 
@@ -130,3 +138,20 @@ def _vhd_size(tail: bytes) -> int:
     if not 0 < size <= IMAGE_BYTES_MAX:
         raise Invalid("The VHD footer makes no sense")
     return size
+
+
+def _check_vmdk(head: bytes) -> None:
+    """Refuse a VMDK whose descriptor may name other files.
+
+    Source: VMware Virtual Disk Format 1.1, Hosted Sparse Extents: the descriptor's place and
+    length in sectors stand at 28 and 36.
+    """
+    if head[:4] != b"KDMV":
+        raise Invalid("A VMDK that names other files is not accepted")
+    begin = int.from_bytes(head[28:36], "little") * 512
+    end = begin + int.from_bytes(head[36:44], "little") * 512
+    if not 512 <= begin < end <= HEAD_BYTES:
+        raise Invalid("The VMDK's descriptor is not at its beginning")
+    kinds = re.findall(rb'^[ \t]*createType[ \t]*=[ \t]*"([^"\n]*)"', head[begin:end], re.MULTILINE)
+    if len(kinds) != 1 or kinds[0] not in _VMDK_WHOLE:
+        raise Invalid("A VMDK that names other files is not accepted")

@@ -33,6 +33,7 @@ MEMBERS_MAX = 128
 TAGS_MAX = 128
 #: States that only a living process holds; found at start they are those of a dead one.
 _PASSING = ("saving", "importing")
+_STAGED = ".staged"
 
 
 class ImageInfo(msgspec.Struct, frozen=True):
@@ -79,10 +80,13 @@ class Images:
 
     async def recover(self) -> None:
         """Put images whose upload died with its process back to queued, and remove lost bytes."""
-        left = await self.db.run(self._requeue)
+        stored = await self._store.list()
+        left = await self.db.run(self._requeue, frozenset(stored))
         known = set(await self.db.read(lambda tx: [row.id for row in tx.list(images)]))
-        for name in await self._store.list():
-            if name in left or name.removesuffix(".staged") not in known:
+        for name in stored:
+            image_id = name.removesuffix(_STAGED)
+            # What is not called by an id was put there by someone else, who may share the bucket.
+            if is_uuid(image_id) and (name in left or image_id not in known):
                 await self._store.delete(name)
 
     async def close(self) -> None:
@@ -160,7 +164,7 @@ class Images:
 
         await self.db.run(remove)
         await self._store.delete(image_id)
-        await self._store.delete(image_id + ".staged")
+        await self._store.delete(image_id + _STAGED)
 
     async def set_active(self, principal: Principal, image_id: str, *, is_active: bool) -> None:
         """Deactivate an image, or make it usable again."""
@@ -237,7 +241,7 @@ class Images:
 
         await self.db.run(begin)
         try:
-            await self._store.write(image_id + ".staged", chunks)
+            await self._store.write(image_id + _STAGED, chunks)
         except BaseException:
             await self.db.run(self._finish_upload, image_id, {"status": "queued"}, "uploading")
             raise
@@ -254,10 +258,13 @@ class Images:
             tx.update(images, {"id": image_id}, status="queued")
 
         await self.db.run(begin)
-        name = image_id + ".staged"
-        size = await self._store.size(name)
-        await self.upload(principal, image_id, self._store.read(name), size_bytes=size)
-        await self._store.delete(name)
+        name = image_id + _STAGED
+        try:
+            size = await self._store.size(name)
+            await self.upload(principal, image_id, self._store.read(name), size_bytes=size)
+        finally:
+            # What cannot become an image would not at the next try either.
+            await self._store.delete(name)
 
     async def open(
         self, principal: Principal, image_id: str, *, offset: int = 0, length: int | None = None
@@ -401,8 +408,11 @@ class Images:
         now = self._world.clock.now()
         return tx.update(images, {"id": image_id, "status": was}, **values, updated_at=now) > 0
 
-    def _requeue(self, tx: Tx) -> set[str]:
+    def _requeue(self, tx: Tx, stored: frozenset[str]) -> set[str]:
         left: set[str] = set()
+        for row in tx.list(images, status="uploading"):
+            if row.id + _STAGED not in stored:
+                tx.update(images, {"id": row.id}, status="queued")
         for status in _PASSING:
             for row in tx.list(images, status=status):
                 left.add(row.id)

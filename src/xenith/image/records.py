@@ -149,16 +149,21 @@ def _conditions(wanted: ImageFilter, principal: Principal) -> list[Any]:
         conditions.append(sa.or_(*[column == value for value in values]))
     for key, value in wanted.properties.items():
         item = msgspec.json.encode({key: value}).decode()[1:-1]
-        conditions.append(images.c.properties.cast(sa.Text).contains(item, autoescape=True))
+        conditions.append(_has_text(images.c.properties, item))
     for tag in wanted.tags:
         item = msgspec.json.encode(tag).decode()
-        conditions.append(images.c.tags.cast(sa.Text).contains(item, autoescape=True))
+        conditions.append(_has_text(images.c.tags, item))
     if wanted.size_min is not None:
         conditions.append(images.c.size >= wanted.size_min)
     if wanted.size_max is not None:
         conditions.append(images.c.size <= wanted.size_max)
     conditions += [_at(images.c[name], operator, at_s) for name, operator, at_s in wanted.times]
     return conditions
+
+
+def _has_text(column: Any, text: str) -> Any:
+    """Compare as written; SQLite's LIKE would take upper and lower case for the same."""
+    return sa.func.replace(column.cast(sa.Text), text, "") != column.cast(sa.Text)
 
 
 def _at(column: Any, operator: str, at_s: float) -> Any:

@@ -192,7 +192,8 @@ def _tag_conditions(wanted: ServerFilter) -> list[Any]:
 
 
 def _has_text(column: Any, text: str) -> Any:
-    return column.cast(sa.Text).contains(text, autoescape=True)
+    """Compare as written; SQLite's LIKE would take upper and lower case for the same."""
+    return sa.func.replace(column.cast(sa.Text), text, "") != column.cast(sa.Text)
 
 
 def _has_tag(tag: str) -> Any:
