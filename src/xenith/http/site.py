@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 import structlog
@@ -178,7 +178,7 @@ class _Exchange:
         if "\x00" in path:
             raise errors.Invalid("The path contains a NUL character.")
         # Only what is a parameter is decoded; `%2F` in a name stays part of the name.
-        raw = self._scope.get("raw_path") or path.encode()
+        raw = self._scope.get("raw_path") or quote(self._scope["path"]).encode()
         raw_path = "/" + raw.decode("latin-1").split("?", 1)[0].lstrip("/").partition("/")[2]
         match = self._mounted.router.find(raw_path)
         if match is None:
