@@ -7,6 +7,7 @@ shows. The library is imported when a store is opened: who keeps images in files
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any, Self
@@ -61,7 +62,12 @@ class S3Store:
             Remote(
                 parts.netloc,
                 prefix=parts.path.strip("/") or None,
-                client_options={"timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECT_TIMEOUT},
+                client_options={
+                    "timeout": REQUEST_TIMEOUT,
+                    "connect_timeout": CONNECT_TIMEOUT,
+                    # Options given here make the library forget this one of the environment.
+                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+                },
                 retry_config={"max_retries": 5, "retry_timeout": RETRY_TIMEOUT},
             )
         )

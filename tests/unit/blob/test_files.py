@@ -14,6 +14,10 @@ from xenith.blob import FileStore, open_store
 from xenith.core.errors import Conflict, Invalid, Unavailable
 
 
+def _names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
@@ -41,7 +45,7 @@ async def test_a_dead_writers_draft_goes_at_the_next_start_and_a_live_ones_stays
     writing = asyncio.create_task(store.write("live", slow()))
     await is_waiting.wait()
     FileStore(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["live.part"]
+    assert _names(tmp_path) == ["live.part"]
     with pytest.raises(Conflict):
         await store.write("live", stream(b"other"))
     may_end.set()
@@ -59,7 +63,7 @@ async def test_a_disk_that_fails_is_unavailable_and_leaves_nothing(
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(Unavailable, match="No space left"):
         await store.write("a", stream(b"x"))
-    assert list(tmp_path.iterdir()) == []
+    assert _names(tmp_path) == []
 
 
 @pytest.mark.parametrize("url", ["http://x/y", "file:///x", "s3:///x", "s3://key@b/x", "s3://b?x"])
