@@ -240,6 +240,42 @@ async def test_a_guest_that_does_not_hear_its_button_runs_on(tmp_path):
     await backend.stop()
 
 
+async def test_memory_that_cannot_be_read_back_leaves_the_domain_suspended(host):
+    backend = await host()
+    disk = derive_uuid("blank")
+    await backend.disk_create(disk, MIB)
+    spec = DomainSpec(VM, "x", 16 * MIB, 1, (DiskSpec(disk, "0"),))
+    await backend.domain_start(spec)
+    await backend.domain_suspend(VM)
+    await backend.domain_suspend(VM)
+    memory = backend.directory.resolve() / "domains" / VM / "memory"
+    good = memory.read_bytes()
+    memory.write_bytes(good[: len(good) // 2])
+    with pytest.raises(BackendError):
+        await backend.domain_resume(spec)
+    assert await backend.running() == {VM: "suspended"}
+    assert find_qemus(backend.directory / "domains") == {}
+    assert backend.changes == []
+    memory.write_bytes(good)
+    await backend.domain_resume(spec)
+    assert await backend.running() == {VM: "running"}
+    await backend.domain_suspend(VM)
+    await backend.domain_shutdown(VM, is_clean=False)
+    assert await backend.running() == {}
+
+
+async def test_a_qemu_that_does_not_answer_can_still_be_cut_off(host):
+    backend = await host()
+    disk = derive_uuid("blank")
+    await backend.disk_create(disk, MIB)
+    await backend.domain_start(DomainSpec(VM, "x", 16 * MIB, 1, (DiskSpec(disk, "0"),)))
+    (pid,) = find_qemus(backend.directory / "domains")[VM]
+    os.kill(pid, signal.SIGSTOP)
+    await backend.domain_shutdown(VM, is_clean=False)
+    assert await backend.running() == {}
+    assert find_qemus(backend.directory / "domains") == {}
+
+
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path

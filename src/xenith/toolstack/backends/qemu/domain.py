@@ -151,8 +151,8 @@ class Domain:
     async def power_off(self) -> None:
         """End QEMU at once; its disks are closed in order if it still listens."""
         self.is_ending = True
-        with contextlib.suppress(QmpError):
-            await self._command("quit")
+        with contextlib.suppress(BackendError):
+            await self._command("quit", timeout_s=_GREETING_TIMEOUT_S)
             if await self.process.wait():
                 return
         self.process.kill()
@@ -184,7 +184,7 @@ class Domain:
                 raise BackendError("VM_SHUTDOWN_TIMEOUT", self.uuid, str(int(timeout_s)))
             await self.restart()
         finally:
-            with contextlib.suppress(QmpError, BackendError):
+            with contextlib.suppress(BackendError):
                 await self._command("set-action", {"shutdown": "poweroff"})
 
     async def restart(self) -> None:
@@ -221,7 +221,12 @@ class Domain:
         (self.directory / "memory.part").replace(self.memory)
 
     async def load(self) -> None:
-        """Go on from the memory that QEMU was started with."""
+        """Go on from the memory that QEMU was started with.
+
+        Raises:
+            BackendError: the memory could not be read; it is as it was.
+        """
+        self.is_ending = True  # until the guest runs, an end of QEMU is this call's failure
         deadline = self._clock.monotonic() + MEMORY_TIMEOUT_S
         while await self.refresh() == "inmigrate":
             if self._clock.monotonic() > deadline:
@@ -231,6 +236,7 @@ class Domain:
         if self.memory.exists():
             self.memory.replace(loaded)
         await self.unpause()
+        self.is_ending = False
         loaded.unlink(missing_ok=True)
 
     async def recover(self) -> None:
@@ -280,7 +286,7 @@ class Domain:
         deadline = self._clock.monotonic() + timeout_s
         while not until() and self._clock.monotonic() < deadline:
             self._changed.clear()
-            with contextlib.suppress(QmpError, BackendError):
+            with contextlib.suppress(BackendError):
                 await self._command("system_powerdown")
             period_s = min(_POWER_BUTTON_PERIOD_S, deadline - self._clock.monotonic())
             with contextlib.suppress(TimeoutError):
