@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Self
@@ -19,6 +19,7 @@ from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context, Seal
 from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.projection import apply_change
+from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
 from xenith.compute.sagas.build import BUILD
 from xenith.compute.sagas.delete import DELETE
@@ -128,6 +129,11 @@ class SmallCloud:
         await cloud.compute.flavors.ensure_defaults()
         return cloud
 
+    async def revive_host(self, name: str) -> None:
+        """Have a host that died answer again, where it was."""
+        host, _, port = self.addresses[name].removeprefix("http://").rpartition(":")
+        await self.fleet.hosts[name].listen(host, int(port))
+
     async def start_host(self, name: str, *, memory_bytes: int) -> None:
         backend = SimBackend(
             self.world, memory_bytes=memory_bytes, cpu_count=64, disk_bytes=400 * GIB
@@ -194,6 +200,13 @@ class SmallCloud:
         made = await self.compute.servers.create(WHO, request, request_id=self._request_id())
         return list(made.ids)
 
+    async def allow_many(self) -> None:
+        """Lift the tenant's quota."""
+        limits = {"instances": -1, "cores": -1, "ram": -1}
+        await self.db.run(
+            lambda tx: quotas.set_limits(tx, scope="project", owner="p", limits=limits)
+        )
+
     async def delete(self, server_id: str) -> str:
         request_id = self._request_id()
         await self.compute.servers.delete(WHO, server_id, request_id=request_id)
@@ -237,6 +250,27 @@ class SmallCloud:
             await engine.settle()
         finally:
             await engine.stop()
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 20) -> None:
+        """Wait until something holds."""
+        async with asyncio.timeout(timeout_s):
+            while not await holds():
+                await self.world.clock.sleep(0.5)
+
+    async def until_sound(self, invariants: ModuleType, **options: Any) -> None:
+        """Wait until nothing is wrong; reconcilers are told to look meanwhile."""
+        found: list[str] = []
+
+        async def is_sound() -> bool:
+            nonlocal found
+            self.cell.clean_later()
+            found = await self.problems(invariants, **options)
+            return not found
+
+        try:
+            await self.until(is_sound)
+        except TimeoutError:
+            raise AssertionError(found) from None
 
     # -- what an observer sees
 

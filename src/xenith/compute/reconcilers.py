@@ -16,7 +16,7 @@ from xenith.cells.intents import prune_inbox
 from xenith.compute.records.instances import change_instance, instances
 from xenith.compute.records.quotas import recount_usage
 from xenith.compute.states import NOSTATE, POWER_NUMBERS
-from xenith.core.errors import XenithError
+from xenith.core.errors import Unavailable, XenithError
 from xenith.core.log import logger
 from xenith.db import Database, Row, Tx
 
@@ -51,21 +51,34 @@ class LeftoverReconciler:
         self._cell = cell
 
     async def activate(self) -> Mapping[str, int]:
-        """Clean every host that is up."""
-        counts = await asyncio.gather(*(self._clean(driver) for driver in _up(self._cell)))
-        return {"removed": sum(counts)}
+        """Clean every host that is up.
 
-    async def _clean(self, driver: HostDriver) -> int:
+        Raises:
+            Unavailable: something stays on a host that is up; it is tried again soon.
+        """
+        counts = await asyncio.gather(*(self._clean(driver) for driver in _up(self._cell)))
+        left_count = sum(left for _, left in counts)
+        if left_count:
+            raise Unavailable(f"{left_count} leftovers stay on hosts that are up")
+        return {"removed": sum(removed for removed, _ in counts)}
+
+    async def _clean(self, driver: HostDriver) -> tuple[int, int]:
+        """Clean one host; tell how many were removed and how many stay."""
         try:
             found = await driver.owned_instances()
-            rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=driver.address.id))
-            chosen = plan_leftovers(found, rows)
-            for instance_id in chosen:
-                await driver.destroy_instance(instance_id)
         except XenithError as error:
-            _log.warning("host not cleaned", host=driver.address.name, error=str(error))
-            return 0
-        return len(chosen)
+            _log.warning("host not looked at", host=driver.address.name, error=str(error))
+            return 0, 0
+        rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=driver.address.id))
+        chosen = plan_leftovers(found, rows)
+        left_count = 0
+        for instance_id in chosen:
+            try:
+                await driver.destroy_instance(instance_id)
+            except XenithError as error:
+                left_count += 1
+                _log.warning("leftover stays", host=driver.address.name, error=str(error))
+        return len(chosen) - left_count, left_count
 
 
 class PowerReconciler:

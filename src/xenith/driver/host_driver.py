@@ -214,8 +214,16 @@ class HostDriver:
             )
         if is_quiet and self._is_quiet():
             await self._sweep([ref for ref, vdi in vdis.items() if is_stray(vdi)])
-        names = [record["name_label"] for record in (*vms.values(), *vdis.values())]
-        owned = {instance_id for name in names if (instance_id := instance_of(name)) is not None}
+        owned: set[str] = set()
+        for ref, record in (*vms.items(), *vdis.items()):
+            name = record["name_label"]
+            instance_id = instance_of(name)
+            if instance_id is None:
+                continue
+            owned.add(instance_id)
+            if not self._inventory.has(instance_id, ref):
+                # A call that was given up did its work later: whoever removes it must look.
+                self._inventory.doubt(name)
         return owned | {key for key, held in self._inventory.instances.items() if not held.is_empty}
 
     async def _load(self) -> None:

@@ -88,6 +88,15 @@ class Inventory:
         """Tell whether calls that make ``name`` were begun and their end is not known."""
         return name in self._begun
 
+    def doubt(self, name: str) -> None:
+        """Say that the host may have something of this name that is not known here."""
+        self._begun.add(name)
+
+    def has(self, instance_id: str, ref: str) -> bool:
+        """Tell whether an object is known to be the instance's."""
+        held = self.instances.get(instance_id)
+        return held is not None and ref in (held.vm, held.root, held.config)
+
     def settle(self, *names: str) -> None:
         """Say that the host was asked, so that no end is unknown."""
         self._begun.difference_update(names)

@@ -22,7 +22,7 @@ from xenith import saga
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.instances import allocations, instances, settle_instance
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, VM_STATE_OF_POWER
-from xenith.core.errors import Exhausted, Invalid, NotFound, Unavailable, XenithError
+from xenith.core.errors import Exhausted, Invalid, Unavailable, XenithError
 from xenith.core.ids import InstanceId, ProjectId
 from xenith.core.limits import BUILD_ATTEMPTS_MAX
 from xenith.core.log import logger
@@ -178,13 +178,14 @@ async def remove_vm(cell: ComputeCell, run: Run) -> None:
 
 
 async def _clean(cell: ComputeCell, run: Run) -> None:
-    """Take everything of the server off the host; a host that is away is cleaned when it is back.
+    """Take everything of the server off the host; one that will not let it go is cleaned later.
 
-    What it leaves there no row knows any more, so the reconciler of leftovers removes it.
+    A host that is away, or still at what it was told to do, holds no build up. What stays there no
+    row knows any more, so the reconciler of leftovers removes it.
     """
     try:
         await cell.hosts.up_driver(run.data["host_id"]).destroy_instance(run.subject)
-    except (Unavailable, NotFound) as error:
+    except XenithError as error:
         _log.warning("left for later on a host", instance=run.subject, error=str(error))
         cell.clean_later()
 
