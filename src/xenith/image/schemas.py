@@ -62,14 +62,14 @@ class CreateImage(msgspec.Struct, frozen=True):
     tags: Annotated[list[Tag], msgspec.Meta(max_length=1000)] = []
 
 
-class MemberBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MemberBody(msgspec.Struct, frozen=True):
     """A project to share with."""
 
     member: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
 
-class MemberStatusBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A member's answer."""
+class MemberStatusBody(msgspec.Struct, frozen=True):
+    """A member's answer; the SDK names the member in the body once more."""
 
     status: Literal["pending", "accepted", "rejected"]
 

@@ -1,0 +1,121 @@
+"""The unmodified `openstack` command does what a newcomer does in the first hour."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.compat.conftest import RunningCloud
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+
+def test_a_token_is_issued_and_the_catalog_listed(cloud: RunningCloud) -> None:
+    token = cloud.openstack_json("token", "issue")
+    assert token["id"]
+    assert token["project_id"]
+    catalog = cloud.openstack_json("catalog", "list")
+    assert {("keystone", "identity"), ("glance", "image"), ("nova", "compute")} | {
+        ("neutron", "network")
+    } <= {(entry["Name"], entry["Type"]) for entry in catalog}
+    assert {end["region"] for entry in catalog for end in entry["Endpoints"]} == {"RegionOne"}
+
+
+def test_an_admin_makes_a_project_a_user_and_a_role(cloud: RunningCloud) -> None:
+    project = cloud.openstack_json("project", "create", "crew", "--description", "of the ship")
+    assert (project["name"], project["domain_id"]) == ("crew", "default")
+    user = cloud.openstack_json(
+        "user", "create", "ann", "--password", "a sea shanty", "--project", "crew"
+    )
+    role = cloud.openstack_json("role", "create", "helmsman")
+    cloud.openstack("role", "add", "--project", "crew", "--user", "ann", "helmsman")
+    assigned = cloud.openstack_json("role", "assignment", "list", "--user", "ann")
+    assert [(one["Role"], one["Project"]) for one in assigned] == [(role["id"], project["id"])]
+    assert user["default_project_id"] == project["id"]
+
+
+def test_an_image_goes_in_and_comes_out_byte_for_byte(cloud: RunningCloud, tmp_path: Path) -> None:
+    given, got = tmp_path / "given.img", tmp_path / "got.img"
+    given.write_bytes(secrets.token_bytes(3 * 1024 * 1024 + 17))
+    made = cloud.openstack_json(
+        "image",
+        "create",
+        "noise",
+        "--file",
+        str(given),
+        "--disk-format",
+        "raw",
+        cloud="xenith-demo",
+    )
+    image_id = made["id"]
+    cloud.openstack("image", "save", "--file", str(got), image_id, cloud="xenith-demo")
+    assert got.read_bytes() == given.read_bytes()
+    cloud.openstack(
+        "image", "set", "--name", "static", "--property", "hw_boot=bios", "--min-ram", "32",
+        image_id, cloud="xenith-demo",
+    )  # fmt: skip
+    shown = cloud.openstack_json("image", "show", image_id, cloud="xenith-demo")
+    assert (shown["name"], shown["min_ram"], shown["size"]) == (
+        "static", 32, given.stat().st_size,
+    )  # fmt: skip
+    assert shown["properties"]["hw_boot"] == "bios"
+    cloud.openstack("image", "delete", image_id, cloud="xenith-demo")
+    left = cloud.openstack_json("image", "list", cloud="xenith-demo")
+    assert image_id not in {image["ID"] for image in left}
+
+
+def test_a_server_lives_its_whole_life(
+    cloud: RunningCloud, tmp_path: Path, eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"boots nothing" + bytes(1024 * 1024))
+    flavor = cloud.openstack_json(
+        "flavor", "create", "small", "--id", "s1", "--ram", "64", "--disk", "1", "--vcpus", "1"
+    )
+    assert (flavor["id"], flavor["ram"]) == ("s1", 64)
+
+    def member(*words: str) -> str:
+        return cloud.openstack(*words, cloud="xenith-demo")
+
+    def status() -> str:
+        return member("server", "show", "walker", "-f", "value", "-c", "status").strip()
+
+    member("image", "create", "disk", "--file", str(disk), "--disk-format", "raw")
+    private = tmp_path / "key"
+    member("keypair", "create", "mine", "--private-key", str(private))
+    assert "PRIVATE KEY" in private.read_text()
+    member("network", "create", "dock")
+    member("subnet", "create", "pier", "--network", "dock", "--subnet-range", "10.9.8.0/24")
+    made = cloud.openstack_json(
+        "server", "create", "walker", "--flavor", "small", "--image", "disk", "--key-name", "mine",
+        "--network", "dock", "--wait", cloud="xenith-demo",
+    )  # fmt: skip
+    assert made["status"] == "ACTIVE"
+    assert made["addresses"]["dock"][0].startswith("10.9.8.")
+    listed = cloud.openstack_json("server", "list", cloud="xenith-demo")
+    assert [(one["Name"], one["Status"], one["Flavor"]) for one in listed] == [
+        ("walker", "ACTIVE", "small")
+    ]
+    for words, wanted in (
+        (("stop",), "SHUTOFF"),
+        (("start",), "ACTIVE"),
+        (("pause",), "PAUSED"),
+        (("unpause",), "ACTIVE"),
+        (("suspend",), "SUSPENDED"),
+        (("resume",), "ACTIVE"),
+    ):
+        member("server", *words, "walker")
+        eventually(lambda wanted=wanted: status() == wanted)
+    member("server", "reboot", "--hard", "--wait", "walker")
+    member("server", "lock", "walker")
+    with pytest.raises(AssertionError, match="locked"):
+        member("server", "stop", "walker")
+    member("server", "unlock", "walker")
+    assert "walker" in member("console", "log", "show", "walker")
+    member("server", "delete", "--wait", "walker")
+    assert member("server", "list", "-f", "value").strip() == ""
