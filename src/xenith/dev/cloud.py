@@ -8,8 +8,6 @@ Start reads what an earlier process left; stop may be skipped at any time (kill 
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +21,6 @@ from xenith.compute.operations.context import Context
 from xenith.compute.operations.operator import Operator
 from xenith.compute.projection import apply_change
 from xenith.compute.reconcilers import UsageRecount as ComputeRecount
-from xenith.core.errors import Conflict
 from xenith.core.ids import CellId, HostId
 from xenith.core.log import logger
 from xenith.core.settings import Settings
@@ -32,6 +29,7 @@ from xenith.db import Database, Row, Tx, open_database
 from xenith.db.migrate import prepare
 from xenith.dev import keys
 from xenith.dev.hosts import OwnHosts
+from xenith.dev.locks import take_lock
 from xenith.dev.pages import pages
 from xenith.http import Service, Site
 from xenith.identity.endpoints import service as identity_service
@@ -68,7 +66,7 @@ class Cloud:
             Unavailable: the database or a port cannot be had.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _take_lock(self.directory / "lock")
+        self._lock = take_lock(self.directory)
         settings, world = self.settings, self.world
         self.db: Database = open_database(
             settings.database or f"sqlite:///{self.directory / 'xenith.db'}",
@@ -191,21 +189,3 @@ class Cloud:
         await self.identity.bootstrap(admin_password=admin, demo_password=demo, catalog=catalog)
         await self.compute.flavors.ensure_defaults()
         await self.networks.ensure_demo_network()
-
-
-def _take_lock(path: Path) -> IO[str]:
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        raise Conflict(
-            f"the cloud in {path.parent} already runs (process {owner}): stop it with "
-            f"`xenith down --data {path.parent}`, or choose another --data"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file

@@ -5,6 +5,7 @@ The cell knows them only by their XenAPI addresses, like any others.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,14 +40,10 @@ class OwnHosts:
     """Starts and stops the hosts of one cloud."""
 
     def __init__(self, settings: Settings, world: World, directory: Path) -> None:
-        if settings.backend not in ("auto", "sim", "qemu"):
-            raise Invalid(f"--backend {settings.backend} is none of auto, sim, qemu")
         self._settings = settings
         self._world = world
         self._directory = directory
-        self.backend = settings.backend
-        if self.backend == "auto":
-            self.backend = "qemu" if _has_qemu() else "sim"
+        self.backend = chosen_backend(settings.backend)
         #: Simulated guests read nothing; real ones have no other way to learn their addresses.
         self.needs_config_drive = self.backend == "qemu"
         self.fleet: Fleet | None = None
@@ -61,7 +58,11 @@ class OwnHosts:
         hosts: list[OwnHost] = []
         for number in range(1, self._settings.hosts + 1):
             name = f"host-{number}"
-            endpoint = await fleet.add_host(name, self._make_backend(name), password=password)
+            endpoint = await fleet.add_host(
+                name,
+                make_backend(self._settings, self._world, self._directory, name),
+                password=password,
+            )
             hosts.append(OwnHost(name, endpoint.url, "root", password))
         await fleet.start()
         return hosts
@@ -71,22 +72,35 @@ class OwnHosts:
         if self.fleet is not None:
             await self.fleet.stop()
 
-    def _make_backend(self, name: str) -> Backend:
-        if self.backend == "sim":
-            return SimBackend(
-                self._world,
-                memory_bytes=SIM_MEMORY_BYTES,
-                cpu_count=SIM_CPUS,
-                disk_bytes=SIM_DISK_BYTES,
-                latency_s=self._settings.sim_latency_s,
-                failure_rate=self._settings.sim_failure_rate,
-            )
-        from xenith.toolstack.backends.qemu import QemuBackend  # noqa: PLC0415 - real guests only
 
-        return QemuBackend(self._world, self._directory / "toolstack" / name)
+def chosen_backend(wanted: str) -> str:
+    """Give the backend that a setting means on this machine.
+
+    Raises:
+        Invalid: there is none of that name.
+    """
+    if wanted not in ("auto", "sim", "qemu"):
+        raise Invalid(f"--backend {wanted} is none of auto, sim, qemu")
+    if wanted != "auto":
+        return wanted
+    return "qemu" if _has_qemu() else "sim"
+
+
+def make_backend(settings: Settings, world: World, directory: Path, name: str) -> Backend:
+    """Make what is under the toolstack of the host ``name``."""
+    if chosen_backend(settings.backend) == "sim":
+        return SimBackend(
+            world,
+            memory_bytes=SIM_MEMORY_BYTES,
+            cpu_count=SIM_CPUS,
+            disk_bytes=SIM_DISK_BYTES,
+            latency_s=settings.sim_latency_s,
+            failure_rate=settings.sim_failure_rate,
+        )
+    from xenith.toolstack.backends.qemu import QemuBackend  # noqa: PLC0415 - real guests only
+
+    return QemuBackend(world, directory / "toolstack" / name)
 
 
 def _has_qemu() -> bool:
-    import shutil  # noqa: PLC0415 - asked once
-
     return shutil.which("qemu-system-x86_64") is not None and shutil.which("qemu-img") is not None
