@@ -11,6 +11,8 @@ from xenith.core.errors import Unavailable
 from xenith.driver import image_cache
 from xenith.driver import power as driver_power
 from xenith.driver.connection import HostConnection
+from xenith.scheduler.choose import Placement
+from xenith.scheduler.request import PlacementRequest
 from xenith.xapi import XapiFault
 
 pytestmark = pytest.mark.slow
@@ -270,3 +272,72 @@ async def test_eight_builds_at_a_time_are_on_a_host_and_the_others_wait_their_tu
         await cloud.cell.settle()
     assert busiest == 8
     assert await cloud.problems(invariants) == []
+
+
+async def test_no_host_at_all_is_told_shortly_to_the_tenant_and_in_full_to_the_admin(
+    cloud, invariants
+):
+    for host in cloud.fleet.hosts.values():
+        host.die()
+    for driver in cloud.cell.hosts.drivers.values():
+
+        async def is_down(driver=driver) -> bool:
+            return not driver.is_up
+
+        await cloud.until(is_down)
+    (server_id,) = await cloud.create()
+    await settle(cloud)
+    row = await cloud.instance(server_id)
+    assert row.fault["message"] == "No valid host was found: no host is in service."
+    assert "3 hosts; ComputeFilter 3 to 0" in row.fault["details"]
+    for name in cloud.addresses:
+        await cloud.revive_host(name)
+    await cloud.until_sound(invariants)
+    await cloud.delete(server_id)
+    await settle(cloud)
+    await cloud.until_sound(invariants)
+
+
+async def test_a_choice_that_is_cancelled_as_it_is_woken_gives_its_turn_to_the_next(cloud):
+    def make_request(instance_id: str) -> PlacementRequest:
+        return PlacementRequest(
+            instance_id=instance_id, project_id="p", ram_mib=64, vcpus=1, disk_gib=1
+        )
+
+    hosts = cloud.cell.hosts
+    for number in range(24):
+        await hosts.claim(make_request(f"i{number}"))
+    first, second = (asyncio.create_task(hosts.claim(make_request(name))) for name in "ab")
+    await asyncio.sleep(0)
+    hosts.finish_build("i0")
+    first.cancel()
+    async with asyncio.timeout(5):
+        assert isinstance(await second, Placement)
+    assert first.cancelled()
+
+
+async def test_a_place_that_one_waiting_build_cannot_use_goes_to_the_next(cloud):
+    hosts = cloud.cell.hosts
+    named, other, *_ = hosts.rows
+
+    def make_request(instance_id: str, target: str | None = None) -> PlacementRequest:
+        return PlacementRequest(
+            instance_id=instance_id,
+            project_id="p",
+            ram_mib=64,
+            vcpus=1,
+            disk_gib=1,
+            target_host=target,
+        )
+
+    for number in range(24):
+        await hosts.claim(make_request(f"i{number}"))
+    picky = asyncio.create_task(hosts.claim(make_request("picky", named)))
+    easy = asyncio.create_task(hosts.claim(make_request("easy")))
+    await asyncio.sleep(0)
+    hosts.finish_build(next(iter(hosts.table.list_instances(other))))
+    async with asyncio.timeout(5):
+        assert (await easy).hosts[0] == other
+    hosts.release(next(iter(hosts.table.list_instances(named))))
+    async with asyncio.timeout(5):
+        assert (await picky).hosts[0] == named

@@ -83,7 +83,7 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
     placement = {"attempt": run.params["attempt"], **msgspec.to_builtins(result.explanation)}
     if isinstance(result, NoValidHost):
         await cell.db.run(_keep_placement, run.subject, placement)
-        raise Exhausted(result.reason, kind="NoValidHost", detail=result.detail)
+        raise Exhausted(result.reason, kind="NoValidHost") from Exhausted(result.detail)
     host_id = result.hosts[0]
     row = cell.hosts.rows[host_id]
     allocation = placement_request(run.subject, request, [])
