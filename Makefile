@@ -41,6 +41,7 @@ gates:
 	$(BIN)/lint-imports --no-cache --no-logo
 
 test: setup-dev gates
+	XENITH_TEST_DATABASE=postgresql $(BIN)/pytest -n $(WORKERS) --dist loadgroup -q -m "not e2e" tests/api
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 check: setup-dev gates

@@ -34,7 +34,15 @@ async def db(fresh_postgres_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def test_a_transaction_that_lost_a_race_is_run_again(db):
+@pytest.fixture
+async def other(fresh_postgres_url: str, db: Database) -> AsyncIterator[Database]:
+    """The same rows from another process: within one, writes do not race."""
+    database = open_database(fresh_postgres_url)
+    yield database
+    await database.close()
+
+
+async def test_a_transaction_that_lost_a_race_is_run_again(db, other):
     await db.run(lambda tx: tx.insert_many(ACCOUNTS, [{"id": i, "amount": 1} for i in "ab"]))
     both_read = threading.Barrier(2)
     runs: list[str] = []
@@ -51,18 +59,19 @@ async def test_a_transaction_that_lost_a_race_is_run_again(db):
         return True
 
     took = await asyncio.gather(
-        db.run(take_if_the_other_is_left, "a"), db.run(take_if_the_other_is_left, "b")
+        db.run(take_if_the_other_is_left, "a"), other.run(take_if_the_other_is_left, "b")
     )
     assert sorted(took) == [False, True]
     assert len(runs) == 3
     assert sum(row.amount for row in await db.read(lambda tx: tx.list(ACCOUNTS))) == 1
 
 
-async def test_hints_of_a_run_that_lost_are_not_given(db):
+async def test_hints_of_a_run_that_lost_are_not_given(db, other):
     await db.run(lambda tx: tx.insert(ACCOUNTS, {"id": "a", "amount": 0}))
     both_read = threading.Barrier(2)
     heard: list[str] = []
     db.listen("accounts", heard.append)
+    other.listen("accounts", heard.append)
     tries: list[int] = []
 
     def add(tx: Tx, amount: int) -> None:
@@ -73,9 +82,23 @@ async def test_hints_of_a_run_that_lost_are_not_given(db):
             both_read.wait(10)
         tx.update(ACCOUNTS, {"id": "a"}, amount=row.amount + amount)
 
-    await asyncio.gather(db.run(add, 1), db.run(add, 2))
+    await asyncio.gather(db.run(add, 1), other.run(add, 2))
     assert sorted(heard) == ["1", "2"]
     assert (await db.read(lambda tx: tx.get(ACCOUNTS, id="a"))).amount == 3
+
+
+async def test_writes_of_one_process_take_turns_and_none_is_run_twice(db):
+    await db.run(lambda tx: tx.insert(ACCOUNTS, {"id": "a", "amount": 0}))
+    runs: list[int] = []
+
+    def add(tx: Tx, number: int) -> None:
+        runs.append(number)
+        row = tx.get(ACCOUNTS, id="a")
+        tx.update(ACCOUNTS, {"id": "a"}, amount=row.amount + 1)
+
+    await asyncio.gather(*(db.run(add, number) for number in range(40)))
+    assert sorted(runs) == list(range(40))
+    assert (await db.read(lambda tx: tx.get(ACCOUNTS, id="a"))).amount == 40
 
 
 async def test_connections_that_the_server_ended_are_replaced_without_a_failure(db):

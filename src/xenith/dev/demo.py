@@ -94,6 +94,8 @@ class Demo:
                 "name": "xenith-tiny",
                 "disk_format": "qcow2" if self.image.suffix == ".qcow2" else "raw",
                 "container_format": "bare",
+                # With less, its kernel resets for ever without a word.
+                "min_ram": 96 if self.is_real else 0,
             },
         )
         self._made["image"] = f"/image/v2/images/{made['id']}"

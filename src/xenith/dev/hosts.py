@@ -5,6 +5,7 @@ The cell knows them only by their XenAPI addresses, like any others.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,9 @@ _log = logger("dev.hosts")
 SIM_MEMORY_BYTES = 128 * GIB
 SIM_CPUS = 32
 SIM_DISK_BYTES = 4096 * GIB
+#: What real guests may have of this machine's memory and of its free disk, all hosts together.
+MACHINE_MEMORY_SHARE = 0.75
+MACHINE_DISK_SHARE = 0.9
 
 
 class OwnHost(NamedTuple):
@@ -99,7 +103,15 @@ def make_backend(settings: Settings, world: World, directory: Path, name: str) -
         )
     from xenith.toolstack.backends.qemu import QemuBackend  # noqa: PLC0415 - real guests only
 
-    return QemuBackend(world, directory / "toolstack" / name)
+    # The hosts are one machine, so each has its share; processors are shared by all.
+    share = max(1, settings.hosts)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return QemuBackend(
+        world,
+        directory / "toolstack" / name,
+        memory_bytes=int(memory * MACHINE_MEMORY_SHARE) // share,
+        disk_bytes=int(shutil.disk_usage(directory).free * MACHINE_DISK_SHARE) // share,
+    )
 
 
 def _has_qemu() -> bool:

@@ -99,6 +99,9 @@ class Backend(Protocol):
     async def domain_reboot(self, vm_uuid: str, *, is_clean: bool) -> int:
         """Restart a domain and tell its new domid."""
 
+    async def domain_forget(self, vm_uuid: str) -> None:
+        """Remove what is kept of a domain that will not come back, its console's log above all."""
+
     async def domain_pause(self, vm_uuid: str) -> None:
         """Stop the domain's processors."""
 

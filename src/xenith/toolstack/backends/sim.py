@@ -110,6 +110,10 @@ class SimBackend:
         self._domains[vm_uuid] = "running"
         return self._next_domid()
 
+    async def domain_forget(self, vm_uuid: str) -> None:
+        """Forget what its console would say."""
+        self._specs.pop(vm_uuid, None)
+
     async def domain_pause(self, vm_uuid: str) -> None:
         """Stop the domain's processors."""
         await self._act("domain_pause", vm_uuid)

@@ -78,6 +78,7 @@ async def destroy(host: HostServer, ref: str) -> None:
     async with _operation(host, ref, "destroy") as record:
         if record["power_state"] == "Suspended":
             await host.backend.domain_shutdown(record["uuid"], is_clean=False)
+        await host.backend.domain_forget(record["uuid"])
         for vbd in list(record["VBDs"]):
             vbds.remove(host, vbd)
         for vif in list(record["VIFs"]):
