@@ -73,6 +73,8 @@ class Service(Generic[ContextT]):
     legacy_version_header: str = ""
     #: HEAD is answered like GET without the body, as identity does.
     has_head: bool = False
+    #: A path that ends in a slash is another one, whose last segment is empty. Source: glance.
+    counts_last_slash: bool = False
     #: Path below the prefix that the catalog names: ``/v2.1``.
     catalog_path: str = ""
     #: Types under which the catalog lists it besides ``type``, with their names.

@@ -181,6 +181,8 @@ class _Exchange:
         raw = self._scope.get("raw_path") or quote(self._scope["path"]).encode()
         raw_path = "/" + raw.decode("latin-1").split("?", 1)[0].lstrip("/").partition("/")[2]
         match = self._mounted.router.find(raw_path)
+        if match is not None and self._service.counts_last_slash and _has_empty_id(raw_path):
+            match = None
         if match is None:
             await self._send_no_route(404, "The resource could not be found.")
             return
@@ -405,6 +407,11 @@ def _choose_action(endpoints: Sequence[Endpoint], body: bytes) -> tuple[Endpoint
     if not named:
         raise errors.Invalid(f"There is no such action: {next(iter(value))[:100]}")
     return named[0], value[named[0].action]
+
+
+def _has_empty_id(path: str) -> bool:
+    """Tell whether a path names a thing by an empty id; ``/`` and ``/v2/`` do not."""
+    return path.endswith("/") and path.count("/") > 2
 
 
 def _header_value(text: str) -> bytes:

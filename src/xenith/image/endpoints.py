@@ -28,6 +28,8 @@ from xenith.image.schemas import (
 
 #: Minor versions that announce features. Source: Image API, version history.
 _MINORS = (17, 16, 15, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#: The one store, by the id that clients see.
+_STORE = "default"
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 _SORT_NAMES = {name: name for name in SORT_COLUMNS}
 _COLUMN_FILTERS = (
@@ -86,8 +88,10 @@ async def list_versions(call: Call[Images]) -> dict[str, Any]:
 
 def view(row: Row) -> dict[str, Any]:
     """Give an image as clients see it; properties stand beside the fields."""
+    has_bytes = row.status in ("active", "deactivated")
     return {
         **row.properties,
+        **({"stores": _STORE} if has_bytes else {}),
         "id": row.id,
         "name": row.name,
         "status": row.status,
@@ -124,7 +128,7 @@ async def create_image(call: Call[Images]) -> Answer:
         headers={
             "Location": f"{call.url}/v2/images/{row.id}",
             "OpenStack-image-import-methods": "glance-direct",
-            "OpenStack-image-store-ids": "default",
+            "OpenStack-image-store-ids": _STORE,
         },
     )
 
@@ -398,7 +402,7 @@ async def import_methods(call: Call[Images]) -> dict[str, Any]:
 async def stores(call: Call[Images]) -> dict[str, Any]:
     """List the stores."""
     del call
-    return {"stores": [{"id": "default", "default": "true"}]}
+    return {"stores": [{"id": _STORE, "default": "true"}]}
 
 
 async def list_tasks(call: Call[Images]) -> dict[str, Any]:
@@ -605,4 +609,5 @@ def service(context: Images) -> Service[Images]:
         endpoints=ENDPOINTS,
         policies=POLICIES,
         context=context,
+        counts_last_slash=True,
     )
