@@ -15,11 +15,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from xenith.blob.store import checked_name
+from xenith.blob.store import DRAFT, checked_name
 from xenith.core.errors import Conflict, NotFound, Unavailable
 from xenith.core.limits import STREAM_CHUNK_BYTES
 
-_DRAFT = ".part"
 T = TypeVar("T")
 
 
@@ -29,7 +28,7 @@ class FileStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for draft in directory.glob("*" + _DRAFT):
+        for draft in directory.glob("*" + DRAFT):
             _remove_if_dead(draft)
 
     async def write(
@@ -38,7 +37,7 @@ class FileStore:
         """Write beside, bring it to the disk, then rename."""
         del size_bytes
         path = self._path(name)
-        draft = path.with_name(path.name + _DRAFT)
+        draft = path.with_name(path.name + DRAFT)
         with _as_unavailable():
             descriptor = await _in_thread(_begin, draft)
         is_whole = False
@@ -90,7 +89,7 @@ class FileStore:
 
     async def delete(self, name: str) -> None:
         """Unlink; of a large file that takes a while."""
-        with contextlib.suppress(NotFound):
+        with _as_unavailable():
             await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
 
     async def list(self) -> list[str]:
@@ -101,8 +100,6 @@ class FileStore:
         """Nothing is held."""
 
     def _path(self, name: str) -> Path:
-        if name.endswith(_DRAFT):
-            raise NotFound("no bytes are stored under such a name")
         return self._directory / checked_name(name)
 
 
@@ -187,5 +184,5 @@ def _remove_if_dead(draft: Path) -> None:
 def _names(directory: Path) -> list[str]:
     with os.scandir(directory) as entries:
         return sorted(
-            entry.name for entry in entries if entry.is_file() and not entry.name.endswith(_DRAFT)
+            entry.name for entry in entries if entry.is_file() and not entry.name.endswith(DRAFT)
         )

@@ -131,8 +131,9 @@ class S3Store:
 
     async def delete(self, name: str) -> None:
         """Remove the object."""
-        with contextlib.suppress(FileNotFoundError, NotFound), self._as_unavailable():
-            await self._library.delete_async(self._store, checked_name(name))
+        checked_name(name)
+        with contextlib.suppress(FileNotFoundError), self._as_unavailable():
+            await self._library.delete_async(self._store, name)
 
     async def list(self) -> list[str]:
         """List the objects."""

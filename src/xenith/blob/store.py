@@ -10,6 +10,8 @@ from xenith.core.errors import NotFound
 
 #: Ids and what we append to them: nothing that a path or a listing reads otherwise.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,200}")
+#: What a name of bytes that are not whole yet ends with; no whole bytes may be called so.
+DRAFT = ".part"
 
 
 class BlobStore(Protocol):
@@ -46,7 +48,12 @@ class BlobStore(Protocol):
         """
 
     async def delete(self, name: str) -> None:
-        """Remove; what is not there is no error."""
+        """Remove; what is not there is no error.
+
+        Raises:
+            NotFound: the name cannot be one of ours.
+            Unavailable: the store is away.
+        """
 
     async def list(self) -> list[str]:
         """List all names, sorted."""
@@ -64,6 +71,6 @@ def checked_name(name: str) -> str:
     >>> checked_name("1f2e-3d.part-1")
     '1f2e-3d.part-1'
     """
-    if _NAME.fullmatch(name) is None:
+    if _NAME.fullmatch(name) is None or name.endswith(DRAFT):
         raise NotFound("no bytes are stored under such a name")
     return name
