@@ -169,14 +169,19 @@ class Tx:
         key_names, value_names = tuple(keys), tuple(values)
         compiled = self._compiler.fixed(
             ("change", table.name, key_names, value_names),
-            lambda: _conditions(sa.update(table), table, key_names)
-            .values(
-                {
-                    counter: table.c[counter] + 1,
-                    **{name: sa.bindparam(name, type_=table.c[name].type) for name in value_names},
-                }
-            )
-            .returning(*table.c),
+            lambda: (
+                _conditions(sa.update(table), table, key_names)
+                .values(
+                    {
+                        counter: table.c[counter] + 1,
+                        **{
+                            name: sa.bindparam(name, type_=table.c[name].type)
+                            for name in value_names
+                        },
+                    }
+                )
+                .returning(*table.c)
+            ),
         )
         self._cursor.execute(compiled.sql, compiled.bound({**_prefixed(keys), **values}))
         found = self._cursor.fetchall()
