@@ -73,7 +73,13 @@ class Servers:
     async def create(
         self, principal: Principal, request: ServerRequest, *, request_id: str
     ) -> CreatedServers:
-        """Accept servers: rows, ports, quota and the intents to build them, in one transaction."""
+        """Accept servers: rows, ports, quota and the intents to build them, in one transaction.
+
+        Raises:
+            Invalid: the caller is in no project, or what is asked for is not there.
+        """
+        if principal.project_id is None:
+            raise Invalid("A server belongs to a project: ask with a token for one.")
         return await self._context.db.run(self._create, principal, request, request_id)
 
     async def show(self, principal: Principal, server_id: str) -> ServerView:
