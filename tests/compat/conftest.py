@@ -56,10 +56,11 @@ class RunningCloud:
 def running_cloud(data: Path, *options: str) -> Iterator[RunningCloud]:
     """Start a cloud on a port of its own choosing, wait until it serves, and end it."""
     log_path = data.with_suffix(".log")
+    command = [sys.executable, "-m", "xenith.cli", "up", "--backend", "sim", "--data", str(data)]
+    command += ["--listen", "127.0.0.1:0", *options]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "xenith.cli", "up", "--backend", "sim", "--data", str(data)]
-            + ["--listen", "127.0.0.1:0", *options],
+            command,
             stdout=log,
             stderr=log,
         )

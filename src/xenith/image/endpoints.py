@@ -28,8 +28,6 @@ from xenith.image.schemas import (
 
 #: Minor versions that announce features. Source: Image API, version history.
 _MINORS = (17, 16, 15, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-#: The one store, by the id that clients see.
-_STORE = "default"
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 _SORT_NAMES = {name: name for name in SORT_COLUMNS}
 _COLUMN_FILTERS = (
@@ -88,10 +86,8 @@ async def list_versions(call: Call[Images]) -> dict[str, Any]:
 
 def view(row: Row) -> dict[str, Any]:
     """Give an image as clients see it; properties stand beside the fields."""
-    has_bytes = row.status in ("active", "deactivated")
     return {
         **row.properties,
-        **({"stores": _STORE} if has_bytes else {}),
         "id": row.id,
         "name": row.name,
         "status": row.status,
@@ -128,7 +124,6 @@ async def create_image(call: Call[Images]) -> Answer:
         headers={
             "Location": f"{call.url}/v2/images/{row.id}",
             "OpenStack-image-import-methods": "glance-direct",
-            "OpenStack-image-store-ids": _STORE,
         },
     )
 
@@ -399,10 +394,10 @@ async def import_methods(call: Call[Images]) -> dict[str, Any]:
     }
 
 
-async def stores(call: Call[Images]) -> dict[str, Any]:
-    """List the stores."""
+async def stores(call: Call[Images]) -> None:
+    """Say that there is one store without a name, as an image service without several does."""
     del call
-    return {"stores": [{"id": _STORE, "default": "true"}]}
+    raise NotFound("Multi backend is not supported at this site.")
 
 
 async def list_tasks(call: Call[Images]) -> dict[str, Any]:
@@ -594,7 +589,7 @@ ENDPOINTS = (
         "info",
         "discovery.import_methods_and_values_discovery",
     ),
-    Endpoint("GET", "/v2/info/stores", stores, "info", "discovery.list_stores"),
+    Endpoint("GET", "/v2/info/stores", stores, "info", "discovery.list_stores", codes=(401, 404)),
     Endpoint("GET", "/v2/tasks", list_tasks, "tasks_api_access", "tasks.list_tasks"),
 )
 

@@ -62,7 +62,7 @@ class CreateImage(msgspec.Struct, frozen=True):
     tags: Annotated[list[Tag], msgspec.Meta(max_length=1000)] = []
 
 
-class MemberBody(msgspec.Struct, frozen=True):
+class MemberBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A project to share with."""
 
     member: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]

@@ -491,7 +491,5 @@ async def test_schemas_describe_what_is_answered(cloud, kind):
 async def test_what_the_service_offers_is_told(cloud):
     info = (await cloud.ask("GET", "/v2/info/import")).json()
     assert info["import-methods"]["value"] == ["glance-direct"]
-    stores = (await cloud.ask("GET", "/v2/info/stores")).json()
-    assert stores == {"stores": [{"id": "default", "default": "true"}]}
     assert (await cloud.ask("GET", "/v2/tasks", by="admin")).json()["tasks"] == []
     assert (await cloud.ask("GET", "/v2/tasks")).status_code == 403
