@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -57,6 +58,8 @@ class HostFacts(msgspec.Struct, frozen=True):
     hostname: str
     cpu_info: dict[str, str]
     ip: str
+    #: When the host started, in epoch seconds, if it told. Source: XenServer, `other_config`.
+    booted_at: float | None = None
 
 
 class HostPlaces(msgspec.Struct, frozen=True):
@@ -253,6 +256,7 @@ class HostConnection:
             hostname=host["hostname"],
             cpu_info={name: str(value) for name, value in cpu.items()},
             ip=host["address"],
+            booted_at=_moment(host["other_config"].get("boot_time")),
         )
 
     def _go_down(self, error: Exception) -> None:
@@ -280,6 +284,15 @@ class HostConnection:
             await session.logout()
         else:
             session.abort()
+
+
+def _moment(text: str | None) -> float | None:
+    """Read a time in epoch seconds, which XenServer writes with a last point: ``1766000000.``."""
+    try:
+        moment = float(text or "")
+    except ValueError:
+        return None
+    return moment if isfinite(moment) else None
 
 
 def _disk_place(default_sr: str, srs: dict[str, dict[str, Any]]) -> str | None:

@@ -120,6 +120,7 @@ async def test_the_host_says_what_it_is(bench, driver):
     assert (facts.memory_mib, facts.cpus, facts.disk_gib) == (8192, 8, 200)
     assert facts.hypervisor_type == "XenServer"
     assert facts.hostname == "h1"
+    assert facts.booted_at == pytest.approx(bench.world.clock.now(), abs=120)
     assert bench.states == [("host-1", True)]
 
 

@@ -204,7 +204,9 @@ def _filter(call: Call[Compute]) -> ServerFilter | None:
     """Read the query's filters; None when no server can match."""
     asked = _allowed_filters(call)
     fields: dict[str, Any] = {"servers": {}, "instances": {}, "patterns": {}, "metadata": {}}
-    if call.asked_bool("all_tenants", default=False):
+    # Its name alone says yes. Source: nova, servers "Index".
+    is_bare = call.asked("all_tenants") == ""
+    if is_bare or call.asked_bool("all_tenants", default=False):
         call.enforce("os_compute_api:servers:index:get_all_tenants")
         fields["project_id"] = asked.get("project_id") or asked.get("tenant_id")
     else:

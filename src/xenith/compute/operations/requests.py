@@ -141,7 +141,7 @@ def checked_metadata(items: Mapping[str, str]) -> dict[str, str]:
 
 
 def checked_address(text: str | None, version: int) -> str:
-    """Check an address given for access.
+    """Check an address given for access, and write it in its short form.
 
     Raises:
         Invalid: it is no address of the version.
@@ -152,9 +152,9 @@ def checked_address(text: str | None, version: int) -> str:
         address = ip_address(text)
     except ValueError:
         address = None
-    if address is None or address.version != version:
+    if address is None or address.version != version or "%" in text:
         raise Invalid(f"Invalid input for field/attribute accessIPv{version}. Value: {text[:64]}.")
-    return text
+    return str(address)
 
 
 def _nics(value: Any) -> tuple[NicRequest, ...] | None:
