@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openstack.config import OpenStackConfig
+from openstack.connection import Connection
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -32,6 +34,11 @@ class RunningCloud:
     def clouds_file(self) -> Path:
         """The file that clients find it by."""
         return self.data / "clouds.yaml"
+
+    def connect(self, cloud: str) -> Connection:
+        """Sign in with the official SDK as one of the clouds of the file."""
+        config = OpenStackConfig(config_files=[str(self.clouds_file)], load_envvars=False)
+        return Connection(config=config.get_one(cloud=cloud))
 
     def openstack(self, *words: str, cloud: str = "xenith") -> str:
         """Run the official command, which must succeed, and give what it printed."""
@@ -105,16 +112,3 @@ def cloud_of_each_database(
     url = request.getfixturevalue("fresh_postgres_url")
     with running_cloud(tmp_path / "cloud", "--database", url) as running:
         yield running
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Wait for another process to come to a state that no client command waits for."""
-
-    def wait(holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not holds():
-            assert time.monotonic() < deadline, "the cloud did not come to the state in time"
-            time.sleep(0.1)
-
-    return wait

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from openstack import exceptions
-from openstack.config import OpenStackConfig
-from openstack.connection import Connection
 
 if TYPE_CHECKING:
     from tests.compat.conftest import RunningCloud
@@ -18,15 +15,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
-def sign_in_with(clouds_file: Path, name: str) -> Connection:
-    loader = OpenStackConfig(config_files=[str(clouds_file)], load_envvars=False)
-    return Connection(config=loader.get_one(cloud=name))
-
-
 def test_projects_users_and_roles_are_made_found_and_removed(
     cloud_of_each_database: RunningCloud,
 ) -> None:
-    admin = sign_in_with(cloud_of_each_database.clouds_file, "xenith")
+    admin = cloud_of_each_database.connect("xenith")
     tag = secrets.token_hex(4)
     project = admin.identity.create_project(name=f"p-{tag}", description="made by the SDK")
     user = admin.identity.create_user(name=f"u-{tag}", password="p", email="u@example.org")
@@ -43,8 +35,8 @@ def test_projects_users_and_roles_are_made_found_and_removed(
 def test_an_image_is_uploaded_changed_shared_and_read_back(
     cloud_of_each_database: RunningCloud,
 ) -> None:
-    member = sign_in_with(cloud_of_each_database.clouds_file, "xenith-demo")
-    admin = sign_in_with(cloud_of_each_database.clouds_file, "xenith")
+    member = cloud_of_each_database.connect("xenith-demo")
+    admin = cloud_of_each_database.connect("xenith")
     given = secrets.token_bytes(1024 * 1024 + 3)
     image = member.image.create_image(
         name="sdk", data=given, disk_format="raw", container_format="bare", wait=True
@@ -69,8 +61,8 @@ def test_an_image_is_uploaded_changed_shared_and_read_back(
 def test_a_server_is_built_told_what_to_do_and_removed(
     cloud_of_each_database: RunningCloud,
 ) -> None:
-    member = sign_in_with(cloud_of_each_database.clouds_file, "xenith-demo")
-    admin = sign_in_with(cloud_of_each_database.clouds_file, "xenith")
+    member = cloud_of_each_database.connect("xenith-demo")
+    admin = cloud_of_each_database.connect("xenith")
     tag = secrets.token_hex(4)
     flavor = admin.compute.create_flavor(name=f"f-{tag}", ram=64, vcpus=1, disk=1)
     image = member.image.create_image(
