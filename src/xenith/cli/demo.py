@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -39,21 +40,36 @@ def demo(
     times: list[dict[str, Any]] = []
     started = time.monotonic()
 
+    def begin(name: str) -> None:
+        # What runs now, on the line that its time will take; only where somebody looks.
+        if is_shown and sys.stdout.isatty():
+            print(f"        …    {name}", end="\r", flush=True)
+
     def done(name: str, seconds: float, note: str) -> None:
         times.append({"step": name, "seconds": round(seconds, 2), "note": note})
         if is_shown:
             print(f"  {seconds:7.2f} s  {name}{': ' if note else ''}{note}", flush=True)
 
     began = time.monotonic()
+    begin("the image is at hand")
     is_real = backend == "qemu" or (backend == "auto" and _has_qemu())
     disk = image or (find_or_build() if is_real else _blank_disk(directory))
     done("the image is at hand", time.monotonic() - began, f"{disk.stat().st_size / 2**20:.0f} MiB")
     began = time.monotonic()
+    begin("the cloud is up")
     _start(directory, "qemu" if is_real else "sim")
     done("the cloud is up", time.monotonic() - began, f"{'qemu' if is_real else 'sim'} hosts")
     try:
         console = asyncio.run(
-            _walk(directory, disk, servers=servers, is_real=is_real, is_kept=keep, done=done)
+            _walk(
+                directory,
+                disk,
+                servers=servers,
+                is_real=is_real,
+                is_kept=keep,
+                begin=begin,
+                done=done,
+            )
         )
     finally:
         if not keep:
@@ -72,7 +88,14 @@ def demo(
 
 
 async def _walk(
-    directory: Path, disk: Path, *, servers: int, is_real: bool, is_kept: bool, done: Any
+    directory: Path,
+    disk: Path,
+    *,
+    servers: int,
+    is_real: bool,
+    is_kept: bool,
+    begin: Any,
+    done: Any,
 ) -> str:
     from xenith.dev.client import ApiClient  # noqa: PLC0415
     from xenith.dev.demo import Demo  # noqa: PLC0415
@@ -83,6 +106,7 @@ async def _walk(
             disk,
             is_real=is_real,
             server_count=servers,
+            on_step=begin,
             on_done=lambda step: done(step.name, step.seconds, step.note),
         )
         await walk.run(is_kept=is_kept)
