@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xenith.core.errors import Invalid
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -41,8 +43,13 @@ class Principal:
 
     @property
     def project(self) -> str:
-        """The project's id; only for calls whose policy asks for a project."""
-        assert self.project_id is not None, "the policy let an unscoped call through"
+        """The project's id, for what belongs to one.
+
+        Raises:
+            Invalid: the token has no project, as an admin's of the system may.
+        """
+        if self.project_id is None:
+            raise Invalid("This needs a token that is scoped to a project.")
         return self.project_id
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from xenith.core.errors import Invalid
 from xenith.core.limits import JSON_BODY_BYTES_MAX
+from xenith.http import Principal
 
 GOOD = b'{"thing": {"name": "x"}}'
 
@@ -206,3 +208,9 @@ async def test_links_follow_the_host_that_was_asked_and_a_proxys_word(client: An
         x_forwarded_prefix="/os/",
     )
     assert reply.json["url"] == "https://outer/os/compute"
+
+
+async def test_what_belongs_to_a_project_asks_for_a_token_of_one() -> None:
+    who = Principal("u", "admin", "default", frozenset({"admin"}), is_system=True)
+    with pytest.raises(Invalid, match="scoped to a project"):
+        _ = who.project
