@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 #: Places that stand on one machine only, and registries that a user's own settings choose.
 FOREIGN = re.compile(
-    r"/work/(?:main|shared)|/tmp/xenith\b|/root/\.|\.pyenv"
+    r"/[w]ork/(?:main|shared)|/tmp/[x]enith\b|/[r]oot/\.|\.[p]yenv"
     r"|pypi\.org|pythonhosted\.org|registry\.npmjs|deb\.debian\.org|security\.debian\.org"
     r"|docker\.io|ghcr\.io|quay\.io|proxy\.golang\.org"
 )
