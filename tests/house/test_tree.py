@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 #: Places that stand on one machine only, and registries that a user's own settings choose.
 FOREIGN = re.compile(
     r"/[w]ork/(?:main|shared)|/tmp/[x]enith\b|/[r]oot/\.|\.[p]yenv"
-    r"|pypi\.org|pythonhosted\.org|registry\.npmjs|deb\.debian\.org|security\.debian\.org"
-    r"|docker\.io|ghcr\.io|quay\.io|proxy\.golang\.org"
+    r"|[p]ypi\.org|[p]ythonhosted\.org|[r]egistry\.npmjs|(?:deb|security)\.[d]ebian\.org"
+    r"|[d]ocker\.io|[g]hcr\.io|[q]uay\.io|[p]roxy\.golang\.org"
 )
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
 
