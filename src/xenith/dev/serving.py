@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import resource
 import signal
 import socket
@@ -137,14 +136,3 @@ class _Server(uvicorn.Server):
     def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
         """Leave signals to the owner of the loop."""
         yield
-
-
-def process_alive(pid: int) -> bool:
-    """Tell whether a process of that id runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -23,7 +23,7 @@ from xenith.compute.records.actions import start_action
 from xenith.compute.records.instances import instances
 from xenith.compute.records.server_lists import ServerFilter, find_marker, list_servers
 from xenith.compute.records.servers import get_server, servers, update_server
-from xenith.core.errors import Conflict, Forbidden, Invalid, NotFound
+from xenith.core.errors import Conflict, Forbidden, Invalid
 from xenith.core.ids import is_uuid
 from xenith.db import Row, Tx
 from xenith.http import Principal
@@ -417,13 +417,3 @@ def send_action(
         params=params,
         request_id=request_id,
     )
-
-
-def refuse_missing(found: object, what: str) -> None:
-    """Say that a part of a server is not there.
-
-    Raises:
-        NotFound: it is not.
-    """
-    if found is None:
-        raise NotFound(what)
