@@ -220,35 +220,31 @@ def apply_delta(old: Digest, change: DigestDelta) -> Digest:
 
 def _few(codes: Ints, vectors: Ints, counts: Ints) -> tuple[Ints, Ints, Ints]:
     # Classes that are small enough at one precision are done; the others go on to a coarser one.
-    codes, vectors, counts = _grouped(codes, vectors, vectors, counts)
+    order = np.lexsort((*vectors, codes))
+    codes, vectors, counts = codes[order], vectors[:, order], counts[order]
+    is_new = (codes[1:] != codes[:-1]) | (vectors[:, 1:] != vectors[:, :-1]).any(axis=0)
+    label = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_new)])[: len(codes)]
+    codes, vectors, counts = _grouped(label, codes, vectors, counts)
     for precision in _PRECISIONS:
         is_many = np.bincount(codes) > BINS_PER_CLASS_MAX
         if not is_many.any():
             break
         many = is_many[codes]
         some = codes[many], vectors[:, many], counts[many]
-        rounded = np.stack([_leading(*pair) for pair in zip(some[1], precision, strict=True)])
-        coarse = _grouped(some[0], rounded, some[1], some[2])
+        coarse = _grouped(_label(some[0], some[1], precision), *some)
         codes = np.concatenate([codes[~many], coarse[0]])
         vectors = np.concatenate([vectors[:, ~many], coarse[1]], axis=1)
         counts = np.concatenate([counts[~many], coarse[2]])
     return codes, vectors, np.minimum(counts, AMOUNT_MAX)
 
 
-def _grouped(codes: Ints, labels: Ints, vectors: Ints, counts: Ints) -> tuple[Ints, Ints, Ints]:
+def _grouped(label: Ints, codes: Ints, vectors: Ints, counts: Ints) -> tuple[Ints, Ints, Ints]:
     # A group has the least of each resource in it: what every one of its hosts has for sure.
     if not len(codes):
         return codes, vectors, counts
-    order = np.lexsort((labels[2], labels[1], labels[0], codes))
-    codes, labels, vectors, counts = (
-        codes[order],
-        labels[:, order],
-        vectors[:, order],
-        counts[order],
-    )
-    is_first = np.ones(len(codes), np.bool_)
-    is_first[1:] = (codes[1:] != codes[:-1]) | (labels[:, 1:] != labels[:, :-1]).any(axis=0)
-    starts = np.flatnonzero(is_first)
+    order = np.argsort(label, kind="stable")
+    label, codes, vectors, counts = label[order], codes[order], vectors[:, order], counts[order]
+    starts = np.flatnonzero(np.concatenate([[True], label[1:] != label[:-1]]))
     return (
         codes[starts],
         np.minimum.reduceat(vectors, starts, axis=1),
@@ -256,12 +252,16 @@ def _grouped(codes: Ints, labels: Ints, vectors: Ints, counts: Ints) -> tuple[In
     )
 
 
-def _leading(values: Ints, bits: int) -> Ints:
-    # 0b110111 to its three leading bits is 0b110000; to none, everything is alike.
-    if bits == 0:
-        return np.zeros_like(values)
-    shift = np.maximum(np.frexp(values)[1].astype(np.int64) - bits, 0)
-    return values >> shift << shift
+def _label(codes: Ints, vectors: Ints, precision: tuple[int, int, int]) -> Ints:
+    # One number a group, as one number sorts faster than four: the class, then the octave and
+    # leading bits of each resource, in 14 bits at most. To no bits, all amounts are alike.
+    label = codes
+    for values, bits in zip(vectors, precision, strict=True):
+        if bits:
+            octave = np.frexp(values)[1].astype(np.int64)
+            leading = values >> np.maximum(octave - bits, 0)
+            label = label << (5 + bits + 1) | octave << bits | leading
+    return label
 
 
 class BinTable:
@@ -331,11 +331,12 @@ class BinTable:
             return 0
         segment = self._segment(cell)[:5]
         counts = segment[self._COUNT].copy()
-        fitting = np.flatnonzero(self._slots(segment, size, is_class_fit)).tolist()
+        fitting = np.flatnonzero(self._slots(segment, size, is_class_fit))
+        least_first = fitting[np.lexsort(segment[2::-1, fitting])]
         left, begun = count, []
         # The least free first, RAM before the rest: a host begun is filled before another is
         # broken into, and large rooms stay whole for large flavors.
-        for index in sorted(fitting, key=lambda index: segment[:3, index].tolist()):
+        for index in least_first.tolist():
             if not left:
                 break
             *free, hosts, of_class = segment[:, index].tolist()

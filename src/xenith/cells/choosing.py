@@ -113,6 +113,16 @@ class _Fit:
 
 
 @dataclass(slots=True)
+class _Rules:
+    """What every fit is made from, gathered once after a change of rules or classes."""
+
+    class_rows: NDArray[np.intp]  # (pairs,): rows of cells, and codes of classes that they have
+    class_codes: NDArray[np.intp]
+    restricted: tuple[tuple[int, CellRules], ...]
+    projects: frozenset[str]  # all that any rule names
+
+
+@dataclass(slots=True)
 class _Slots:
     """Servers of one size that each cell holds, and the state of the bins they were counted at."""
 
@@ -134,6 +144,7 @@ class Chooser:
     weight_offset: Floats
     in_flight: Ints
     version: Ints  # rises with each change of the cell's bins
+    _everyone: Flags  # what a filter gives that has nothing to do; never written
 
     def __init__(self, world: World, *, own_names: frozenset[str] = frozenset()) -> None:
         self.world = world
@@ -148,7 +159,7 @@ class Chooser:
         self._reservations: dict[str, _Reservation] = {}
         self._leases: list[tuple[float, str]] = []
         self._fits: dict[FitKey, _Fit] = {}
-        self._named_projects: frozenset[str] | None = None
+        self._rules: _Rules | None = None
         self._slots: dict[tuple[tuple[int, int, int], FitKey], _Slots] = {}
         self._grow(8)
 
@@ -157,6 +168,8 @@ class Chooser:
     def set_rules(self, cell_id: str, rules: CellRules) -> None:
         """Take over what the operator says of a child; a new one is thereby added."""
         cell = self._cell(cell_id)
+        if cell.rules == rules:
+            return
         cell.rules = rules
         self.is_ruled[cell.row] = True
         self.is_open[cell.row] = rules.state == "open"
@@ -310,8 +323,9 @@ class Chooser:
         for name, passed in passes.items():
             if left == 0:
                 break
-            mask = mask & passed
-            left = int(np.count_nonzero(mask))
+            if passed is not self._everyone:
+                mask = mask & passed
+                left = int(np.count_nonzero(mask))
             filters.append(FilterLeft(name, left))
         explanation = Explanation(cell_count=cell_count, filters=tuple(filters))
         if left == 0:
@@ -361,6 +375,22 @@ class Chooser:
             np.concatenate([rows[3, is_told], nothing[0]]),
         )
 
+    def totals(self, classes: tuple[CapacityClass, ...] | None = None) -> Digest:
+        """Add up the digests of all children, to be told under this cell's own name and numbers.
+
+        Hosts of a cell that does not answer are counted, and not as up.
+        """
+        is_silent = self._are_silent(self.world.clock.monotonic())
+        heard = [cell for cell in self._cells.values() if cell.rules and cell.digest]
+        digests = [(cell.digest, bool(is_silent[cell.row])) for cell in heard if cell.digest]
+        return Digest(
+            cell_id="",
+            host_count=sum(one.host_count for one, _ in digests),
+            hosts_up_count=sum(one.hosts_up_count for one, silent in digests if not silent),
+            server_count=sum(one.server_count for one, _ in digests),
+            classes=self.classes() if classes is None else classes,
+        )
+
     def _filters(
         self, wanted: Wanted, fit_key: FitKey, slots: Floats, now: float
     ) -> Iterator[tuple[str, Flags]]:
@@ -384,10 +414,12 @@ class Chooser:
     def _hinted(self, wanted: Wanted) -> tuple[Flags, Flags, Flags]:
         """Tell which cells a target names or lies below, those it lies below, and those left."""
         named, reached = self._nothing(), self._nothing()
-        hinted = np.ones(len(self._rows), np.bool_)
+        if not wanted.target_cells and not wanted.different_cells:
+            return named, reached, self._everyone
+        hinted = self._everyone.copy()
         targets = set(wanted.target_cells)
         is_met = not targets or not targets.isdisjoint(self.own_names)
-        for cell in self._cells.values() if targets or wanted.different_cells else ():
+        for cell in self._cells.values():
             own = {cell.id, cell.name}
             below = cell.rules.below if cell.rules else frozenset()
             is_closed = cell.rules is not None and cell.rules.state == "closed"
@@ -401,10 +433,11 @@ class Chooser:
         return named, reached, hinted
 
     def _untried(self, wanted: Wanted) -> Flags:
-        untried = np.ones(len(self._rows), np.bool_)
-        if wanted.tried:
-            for cell in self._cells.values():
-                untried[cell.row] = cell.id not in wanted.tried and cell.name not in wanted.tried
+        if not wanted.tried:
+            return self._everyone
+        untried = self._everyone.copy()
+        for cell in self._cells.values():
+            untried[cell.row] = cell.id not in wanted.tried and cell.name not in wanted.tried
         return untried
 
     def _draw(
@@ -507,13 +540,8 @@ class Chooser:
         return counts
 
     def _fit_key(self, wanted: Wanted) -> FitKey:
-        if self._named_projects is None:
-            named = {project for key in self._keys for project in key.projects}
-            for cell in self._cells.values():
-                named.update(cell.rules.projects if cell.rules else ())
-            self._named_projects = frozenset(named)
         # Projects that no rule names are all alike.
-        project = wanted.project_id if wanted.project_id in self._named_projects else ""
+        project = wanted.project_id if wanted.project_id in self._get_rules().projects else ""
         return project, wanted.flavor_class, wanted.zone, tuple(sorted(wanted.capabilities))
 
     def _fit(self, fit_key: FitKey) -> _Fit:
@@ -533,8 +561,8 @@ class Chooser:
             [zone is None or key.zone == zone for key in self._keys],
             [needed.issubset(key.capabilities) for key in self._keys],
         )
-        pairs = [(cell.row, code) for cell in self._cells.values() for code in cell.class_codes]
-        rows, codes = np.array(pairs, np.intp).reshape(-1, 2).T
+        rules = self._get_rules()
+        rows, codes = rules.class_rows, rules.class_codes
         is_class_fit = np.ones(len(self._keys), np.bool_)
         some: list[Flags] = []
         for passed in tests:
@@ -542,17 +570,31 @@ class Chooser:
             is_some = self._nothing()
             is_some[rows[is_class_fit[codes]]] = True
             some.append(is_some)
-        project_rules, flavor_rules = self._nothing(), self._nothing()
-        for cell in self._cells.values():
-            if cell.rules is not None:
-                project_rules[cell.row] = _is_open_to(cell.rules.projects, project)
-                flavor_rules[cell.row] = _is_open_to(cell.rules.flavor_classes, flavor_class)
+        project_rules, flavor_rules = self.is_ruled.copy(), self.is_ruled.copy()
+        for row, ruled in rules.restricted:
+            project_rules[row] = _is_open_to(ruled.projects, project)
+            flavor_rules[row] = _is_open_to(ruled.flavor_classes, flavor_class)
         return _Fit(project_rules, flavor_rules, (some[0], some[1], some[2], some[3]), is_class_fit)
+
+    def _get_rules(self) -> _Rules:
+        if self._rules is None:
+            cells = self._cells.values()
+            pairs = [(cell.row, code) for cell in cells for code in cell.class_codes]
+            rows, codes = np.array(pairs, np.intp).reshape(-1, 2).T
+            restricted = tuple(
+                (cell.row, cell.rules)
+                for cell in cells
+                if cell.rules and (cell.rules.projects or cell.rules.flavor_classes)
+            )
+            projects = {project for key in self._keys for project in key.projects}
+            projects.update(*(rules.projects for _, rules in restricted))
+            self._rules = _Rules(rows, codes, restricted, frozenset(projects))
+        return self._rules
 
     def _drop_fits(self) -> None:
         self._fits.clear()
         self._slots.clear()
-        self._named_projects = None
+        self._rules = None
 
     def _intern(self, cell: _Cell) -> None:
         """Read the digest's classes into numbers."""
@@ -627,6 +669,7 @@ class Chooser:
             column[:old] = getattr(self, name, column[:old])
             setattr(self, name, column)
         self._rows += [None] * count
+        self._everyone = np.ones(old + count, np.bool_)
         new = range(old, old + count)
         for row in new:
             self._blank(row)
