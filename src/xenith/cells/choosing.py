@@ -597,11 +597,29 @@ class Chooser:
         self._rules = None
 
     def _intern(self, cell: _Cell) -> None:
-        """Read the digest's classes into numbers."""
-        assert cell.digest is not None, "only a cell that was heard has classes"
+        """Read the digest's classes into numbers, and drop numbers that nobody uses."""
+        before = cell.class_codes
+        self._read_classes(cell)
+        if cell.class_codes == before and self.has_digest[cell.row]:
+            return
+        self.has_digest[cell.row] = True
+        heard = [one for one in self._cells.values() if one.digest]
+        is_stale = len(self._keys) > _STALE_CLASSES_MAX + 2 * sum(
+            len(one.class_codes) for one in heard
+        )
+        if is_stale:
+            self._keys.clear()
+            self._code_of.clear()
+            for one in heard:
+                self._read_classes(one)
+        self._drop_fits()
+        for one in heard if is_stale else ():
+            self._draw_down(one)
+
+    def _read_classes(self, cell: _Cell) -> None:
         rows: list[tuple[int, ...]] = []
         codes = []
-        for one in cell.digest.classes:
+        for one in cell.digest.classes if cell.digest else ():
             code = self._code_of.get(one.key)
             if code is None:
                 code = self._code_of[one.key] = len(self._keys)
@@ -609,21 +627,7 @@ class Chooser:
             codes.append(code)
             rows.extend((*bin_, code) for bin_ in one.bins)
         cell.bins = np.array(rows, np.int64).reshape(-1, 5).T
-        if cell.class_codes != frozenset(codes) or not self.has_digest[cell.row]:
-            cell.class_codes = frozenset(codes)
-            self.has_digest[cell.row] = True
-            self._drop_fits()
-            in_use = sum(len(one.class_codes) for one in self._cells.values())
-            if len(self._keys) > 2 * in_use + _STALE_CLASSES_MAX:
-                self._drop_stale_classes()
-
-    def _drop_stale_classes(self) -> None:
-        self._keys.clear()
-        self._code_of.clear()
-        for cell in self._cells.values():
-            if cell.digest is not None:
-                self._intern(cell)
-                self._draw_down(cell)
+        cell.class_codes = frozenset(codes)
 
     # Rows.
 
