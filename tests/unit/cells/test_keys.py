@@ -55,6 +55,15 @@ def test_a_sealed_secret_is_opened_by_its_cell_alone(secret):
         OTHER.open(sealed)
 
 
+def test_what_an_earlier_program_derived_and_sealed_is_opened_by_this_one():
+    assert KEY.public.fingerprint() == "8328d24289b76a0a"
+    sealed = bytes.fromhex(
+        "01ef7dca4d25b20a2fc76f8d0254347d574e9c63c69897997eabef3b96bb3c116f"
+        "6a3975e08b0cd81ffd4bfa13bca90d2cf5544a270fa6"
+    )
+    assert KEY.open(sealed) == b"secret"
+
+
 def test_the_same_secret_is_never_sealed_alike():
     assert KEY.public.seal(b"secret") != KEY.public.seal(b"secret")
 
