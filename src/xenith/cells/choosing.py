@@ -36,10 +36,15 @@ from xenith.cells.choices import (
     Choice,
     Explanation,
     FilterLeft,
+    Fit,
+    FitKey,
     NoCell,
+    RuleBook,
     SampledCell,
     Wanted,
     admin_reason,
+    miss_text,
+    restricted,
     tenant_reason,
 )
 from xenith.core.errors import Conflict
@@ -61,6 +66,8 @@ SAMPLES = 3
 RESERVATION_LEASE_S = 10.0
 #: Odds of a cell whose weight an operator took down to nothing: only when no other fits.
 WEIGHT_LEAST = 1e-9
+#: Whatever an operator writes, sums of weights stay numbers.
+WEIGHT_MOST = 1e15
 #: Sizes, and sets of rules, whose passes over the table are kept; a cloud has tens of flavors.
 SIZES_KEPT_MAX = 64
 FITS_KEPT_MAX = 256
@@ -68,9 +75,6 @@ FITS_KEPT_MAX = 256
 _STALE_ONE_BY_ONE_MAX = 16
 #: Classes that no cell has any more are kept up to this many above twice those in use.
 _STALE_CLASSES_MAX = 64
-
-#: What of a request rules speak of: project (if any rule names it), flavor class, zone, abilities.
-FitKey = tuple[str, str | None, str | None, tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -98,28 +102,6 @@ class _Cell:
     @property
     def name(self) -> str:
         return self.rules.name if self.rules else self.id
-
-
-@dataclass(slots=True)
-class _Fit:
-    """Which cells and classes a set of rules lets through, by the last digests."""
-
-    project_rules: Flags  # (cells,)
-    flavor_rules: Flags  # (cells,)
-    #: By project, then flavor class too, then zone, then capabilities: each (cells,), telling
-    #: which cells have a class of hosts that passes all up to here.
-    some: tuple[Flags, Flags, Flags, Flags]
-    is_class_fit: Flags  # (classes,)
-
-
-@dataclass(slots=True)
-class _Rules:
-    """What every fit is made from, gathered once after a change of rules or classes."""
-
-    class_rows: NDArray[np.intp]  # (pairs,): rows of cells, and codes of classes that they have
-    class_codes: NDArray[np.intp]
-    restricted: tuple[tuple[int, CellRules], ...]
-    projects: frozenset[str]  # all that any rule names
 
 
 @dataclass(slots=True)
@@ -158,8 +140,8 @@ class Chooser:
         self._bins = BinTable()
         self._reservations: dict[str, _Reservation] = {}
         self._leases: list[tuple[float, str]] = []
-        self._fits: dict[FitKey, _Fit] = {}
-        self._rules: _Rules | None = None
+        self._fits: dict[FitKey, Fit] = {}
+        self._rules: RuleBook | None = None
         self._slots: dict[tuple[tuple[int, int, int], FitKey], _Slots] = {}
         self._grow(8)
 
@@ -315,7 +297,7 @@ class Chooser:
         """
         now = self.world.clock.monotonic()
         self._expire(now)
-        fit_key = self._fit_key(wanted)
+        fit_key = self._get_rules().key(wanted)
         slots = self._count_slots(wanted.size, fit_key)
         passes = dict(self._filters(wanted, fit_key, slots, now))
         mask, left, filters = self.is_ruled, int(np.count_nonzero(self.is_ruled)), []
@@ -355,7 +337,7 @@ class Chooser:
         for row in np.flatnonzero(told).tolist():
             cell = self._row(row)
             for code in cell.class_codes:
-                key = _restricted(self._keys[code], cell.rules)
+                key = restricted(self._keys[code], cell.rules)
                 if key is None:
                     continue
                 if key not in code_of:
@@ -450,7 +432,7 @@ class Chooser:
         started = (now - self.back_at[rows]) / SLOW_START_S
         slow_start = SLOW_START_LEAST + (1 - SLOW_START_LEAST) * np.clip(started, 0, 1)
         weights = np.maximum(slots[rows], 1) * self.weight[rows] + self.weight_offset[rows]
-        weights = np.maximum(weights * slow_start, WEIGHT_LEAST)
+        weights = np.clip(weights * slow_start, WEIGHT_LEAST, WEIGHT_MOST)
         in_flight = self.in_flight[rows]
         share = (int(in_flight.sum()) + 1) / float(weights.sum())
         drawn: list[int] = []
@@ -504,21 +486,13 @@ class Chooser:
 
     def _miss(self, cell: _Cell, passes: dict[str, Flags], now: float) -> CellMiss:
         name = next(name for name, passed in passes.items() if not passed[cell.row])
-        silent_s = now - float(self.alive_at[cell.row])
-        text = {
-            "state": f"is {cell.rules.state if cell.rules else 'not in the topology'}",
-            "alive": f"silent for {silent_s:.1f} s" if silent_s < np.inf else "never heard of",
-            "digest": "has not told its capacity",
-            "tried": "has refused the build",
-            "project": "is not open to the project",
-            "flavor_class": "does not take the flavor's class",
-            "hints": "is not what the hints ask for",
-            "zone": "has no hosts in the zone",
-            "capabilities": "has no hosts with the capabilities",
-            "room": f"has no host with room, {int(self.in_flight[cell.row])} builds in flight",
-        }[name]
-        if name == "alive" and cell.death:
-            text = f"dead: {cell.death}, {text}"
+        text = miss_text(
+            name,
+            state=cell.rules.state if cell.rules else "not in the topology",
+            silent_s=now - float(self.alive_at[cell.row]),
+            death=cell.death,
+            in_flight=int(self.in_flight[cell.row]),
+        )
         return CellMiss(cell.id, cell.name, name, text)
 
     # What is kept between choices.
@@ -539,56 +513,23 @@ class Chooser:
         self._slots[size, fit_key] = _Slots(counts, self.version.copy())
         return counts
 
-    def _fit_key(self, wanted: Wanted) -> FitKey:
-        # Projects that no rule names are all alike.
-        project = wanted.project_id if wanted.project_id in self._get_rules().projects else ""
-        return project, wanted.flavor_class, wanted.zone, tuple(sorted(wanted.capabilities))
-
-    def _fit(self, fit_key: FitKey) -> _Fit:
+    def _fit(self, fit_key: FitKey) -> Fit:
         kept = self._fits.get(fit_key)
         if kept is None:
             if len(self._fits) >= FITS_KEPT_MAX:
                 del self._fits[next(iter(self._fits))]
-            kept = self._fits[fit_key] = self._make_fit(fit_key)
+            kept = self._fits[fit_key] = self._get_rules().fit(fit_key)
         return kept
 
-    def _make_fit(self, fit_key: FitKey) -> _Fit:
-        project, flavor_class, zone, capabilities = fit_key
-        needed = frozenset(capabilities)
-        tests = (
-            [_is_open_to(key.projects, project) for key in self._keys],
-            [_is_open_to(key.flavor_classes, flavor_class) for key in self._keys],
-            [zone is None or key.zone == zone for key in self._keys],
-            [needed.issubset(key.capabilities) for key in self._keys],
-        )
-        rules = self._get_rules()
-        rows, codes = rules.class_rows, rules.class_codes
-        is_class_fit = np.ones(len(self._keys), np.bool_)
-        some: list[Flags] = []
-        for passed in tests:
-            is_class_fit = is_class_fit & np.array(passed, np.bool_)
-            is_some = self._nothing()
-            is_some[rows[is_class_fit[codes]]] = True
-            some.append(is_some)
-        project_rules, flavor_rules = self.is_ruled.copy(), self.is_ruled.copy()
-        for row, ruled in rules.restricted:
-            project_rules[row] = _is_open_to(ruled.projects, project)
-            flavor_rules[row] = _is_open_to(ruled.flavor_classes, flavor_class)
-        return _Fit(project_rules, flavor_rules, (some[0], some[1], some[2], some[3]), is_class_fit)
-
-    def _get_rules(self) -> _Rules:
+    def _get_rules(self) -> RuleBook:
         if self._rules is None:
             cells = self._cells.values()
-            pairs = [(cell.row, code) for cell in cells for code in cell.class_codes]
-            rows, codes = np.array(pairs, np.intp).reshape(-1, 2).T
-            restricted = tuple(
-                (cell.row, cell.rules)
-                for cell in cells
-                if cell.rules and (cell.rules.projects or cell.rules.flavor_classes)
+            self._rules = RuleBook(
+                keys=tuple(self._keys),
+                is_ruled=self.is_ruled.copy(),
+                pairs=[(cell.row, code) for cell in cells for code in cell.class_codes],
+                rules=[(cell.row, cell.rules) for cell in cells if cell.rules],
             )
-            projects = {project for key in self._keys for project in key.projects}
-            projects.update(*(rules.projects for _, rules in restricted))
-            self._rules = _Rules(rows, codes, restricted, frozenset(projects))
         return self._rules
 
     def _drop_fits(self) -> None:
@@ -689,24 +630,3 @@ def _is_shown(reservation: _Reservation, digest: Digest, *, is_new_session: bool
         return reservation.decision <= digest.decisions
     # A new session counts from rows all that the last one accepted.
     return is_new_session
-
-
-def _is_open_to(dedicated: tuple[str, ...], one: str | None) -> bool:
-    return not dedicated or one in dedicated
-
-
-def _restricted(key: ClassKey, rules: CellRules | None) -> ClassKey | None:
-    """Give the class as the cell's own rules leave it, or None when they leave nothing."""
-    if rules is None or not (rules.projects or rules.flavor_classes):
-        return key
-    projects = _both(key.projects, rules.projects)
-    flavor_classes = _both(key.flavor_classes, rules.flavor_classes)
-    if projects is None or flavor_classes is None:
-        return None
-    return msgspec.structs.replace(key, projects=projects, flavor_classes=flavor_classes)
-
-
-def _both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
-    if not one or not other:
-        return one or other
-    return tuple(sorted(set(one) & set(other))) or None

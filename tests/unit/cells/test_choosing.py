@@ -350,6 +350,9 @@ def test_a_weight_offset_puts_a_cell_before_or_behind_all_others():
     tree = Tree(a=50, b=50)
     tree.add("b", weight_offset=1e9)
     assert tree.cells(50) == {"b": 50}
+    tree.add("a", weight_offset=1e308)
+    tree.add("b", weight=1e308)
+    assert tree.cells(50) == {"a": 50}
     tree = Tree(a=50, b=50)
     tree.add("b", weight=0)
     assert tree.cells(60) == {"a": 50, "b": 10}
