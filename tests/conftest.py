@@ -1,4 +1,4 @@
-"""What all tests may ask for: a PostgreSQL of their own, and databases in it.
+"""What all tests may ask for: a PostgreSQL and a RabbitMQ of their own, and places in them.
 
 A server belongs to one process of the test run. It has a private directory and a free port on
 loopback, is reached with a password made for it, and ends with the run.
@@ -6,6 +6,7 @@ loopback, is reached with a password made for it, and ends with the run.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -19,9 +20,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+
+if TYPE_CHECKING:
+    from xenith.dev.rabbitmq import Rabbit
 
 #: PostgreSQL starts in about a second here; a loaded machine may need many.
 START_TIMEOUT_S = 60.0
@@ -78,6 +83,25 @@ def postgres_url(postgres_server: PostgresServer) -> str:
 def fresh_postgres_url(postgres_server: PostgresServer) -> str:
     """The address of an empty PostgreSQL database for one test."""
     return postgres_server.create()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[Rabbit]:
+    """A broker of this test process; where there is none, its tests fail and say why."""
+    from xenith.core.errors import XenithError
+    from xenith.core.world import World
+    from xenith.dev.rabbitmq import Rabbit
+
+    with contextlib.ExitStack() as ends:
+        home = Path(tempfile.mkdtemp(prefix="xenith-rabbitmq-"))
+        ends.callback(shutil.rmtree, home, ignore_errors=True)
+        broker = Rabbit(home, World())
+        ends.callback(broker.kill)
+        try:
+            asyncio.run(broker.start())
+        except XenithError as error:
+            pytest.fail(error.message, pytrace=False)
+        yield broker
 
 
 def _postgres_binaries() -> Path:

@@ -2,34 +2,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 
 import pytest
 
 from xenith.bus import Bus, MemoryBus, Priority
+from xenith.bus.amqp import AmqpBus
 from xenith.bus.port import MESSAGE_BYTES_MAX
-from xenith.core.clock import ManualClock
+from xenith.core.clock import Clock, ManualClock, SystemClock
 from xenith.core.errors import TooLarge, Unavailable
 
 CREDITS = dict.fromkeys(Priority, 4)
 
 
+REAL = [pytest.mark.e2e, pytest.mark.slow]
+
+
+class PassingClock(SystemClock):
+    """The clock of a bus whose broker is a process: no test can move that one's time by hand."""
+
+    async def advance(self, delay_s: float) -> None:
+        """Let the time pass."""
+        await self.sleep(delay_s)
+
+
+@pytest.fixture(params=["memory", pytest.param("amqp", marks=REAL)])
+def kind(request) -> str:
+    """Each implementation of the port."""
+    return request.param
+
+
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock(kind) -> Clock:
+    return ManualClock() if kind == "memory" else PassingClock()
 
 
-@pytest.fixture(params=["memory"])
-async def bus(request, clock) -> AsyncIterator[Bus]:
-    """Each implementation of the port, with four credits for a class."""
-    made = MemoryBus(clock, credits_by_class=CREDITS)
+@pytest.fixture
+def broker(request, kind):
+    """The broker of the implementations that have one."""
+    return None if kind == "memory" else request.getfixturevalue("rabbitmq")
+
+
+@pytest.fixture
+async def bus(broker, clock) -> AsyncIterator[Bus]:
+    """A bus with four credits for a class, and nothing on it."""
+    if broker is None:
+        made: Bus = MemoryBus(clock, credits_by_class=CREDITS)
+    else:
+        place = secrets.token_hex(8)
+        admin = broker.admin()
+        await admin.add_virtual_host(place)
+        await admin.close()
+        address = broker.address(virtual_host=place)
+        made = AmqpBus(address, clock, credits_by_class=CREDITS)
     yield made
     await made.close()
 
 
-async def breathe() -> None:
+async def breathe(bus: Bus) -> None:
+    """Let what was begun before reach the bus, which makes queues in the order of asking."""
     for _ in range(10):
         await asyncio.sleep(0)
+    await declare(bus, "breath", "q")
 
 
 async def declare(bus: Bus, topic: str, name: str) -> None:
@@ -93,7 +128,8 @@ async def test_what_was_not_acknowledged_comes_again_first_and_says_so(bus):
     async with bus.subscribe("t", name="q") as deliveries:
         again = [await anext(aiter(deliveries)) for _ in range(3)]
     assert [each.message for each in again] == [b"1", b"2", b"3"]
-    assert [each.is_redelivered for each in again] == [True, True, False]
+    # What was on its way to the first reader, who left before taking it, may say so too.
+    assert [each.is_redelivered for each in again[:2]] == [True, True]
 
 
 async def test_an_acknowledgement_after_leaving_counts_for_nothing(bus):
@@ -109,7 +145,7 @@ async def test_a_publisher_without_a_credit_is_told_so_at_its_deadline(bus, cloc
     await declare(bus, "t", "q")
     await publish(bus, b"1", b"2", b"3", b"4", priority=Priority.BULK)
     fifth = asyncio.create_task(bus.publish("t", b"5", priority=Priority.BULK, timeout_s=2.0))
-    await breathe()
+    await breathe(bus)
     await clock.advance(1.9)
     assert not fifth.done()
     await clock.advance(0.2)
@@ -142,7 +178,7 @@ async def test_acknowledging_twice_frees_one_credit_only(bus, clock):
         await first.ack()
     await publish(bus, b"5")
     sixth = asyncio.create_task(bus.publish("t", b"6", priority=Priority.INTENT, timeout_s=1.0))
-    await breathe()
+    await breathe(bus)
     await clock.advance(1.5)
     with pytest.raises(Unavailable):
         await sixth
@@ -152,7 +188,7 @@ async def test_a_publisher_that_is_cancelled_while_it_waits_loses_no_credit(bus)
     await declare(bus, "t", "q")
     await publish(bus, b"1", b"2", b"3", b"4")
     waiting = asyncio.create_task(bus.publish("t", b"5", priority=Priority.INTENT))
-    await breathe()
+    await breathe(bus)
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await waiting
@@ -163,7 +199,7 @@ async def test_a_publisher_that_is_cancelled_while_it_waits_loses_no_credit(bus)
 
 async def test_a_reader_that_waits_is_woken_by_a_message(bus):
     reader = asyncio.create_task(take(bus, "t", "q", 1))
-    await breathe()
+    await breathe(bus)
     await publish(bus, b"1")
     assert await reader == [b"1"]
 
@@ -180,7 +216,7 @@ async def test_closing_ends_readers_and_refuses_publishers_also_those_that_wait(
     for _ in range(4):
         await bus.publish("full", b"x", priority=Priority.INTENT)
     waiting = asyncio.create_task(bus.publish("full", b"y", priority=Priority.INTENT))
-    await breathe()
+    await breathe(bus)
     await bus.close()
     assert await reader == []
     with pytest.raises(Unavailable):

@@ -1,0 +1,60 @@
+"""Where a broker is, and what our exchanges and queues are called there.
+
+A topic is a durable direct exchange; a queue of the port is one quorum queue for each class of
+message, bound with the class as its routing key. Names are quoted, so that no topic or name can
+be made to read as another's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from xenith.bus.port import Priority
+
+
+class AmqpAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bus reaches its broker; the password is in no representation of it."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    virtual_host: str = "/"
+    #: The certificates, in PEM, that the broker's must come from; without them nothing is hidden.
+    tls_ca: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Tell all but the password."""
+        scheme = "amqp" if self.tls_ca is None else "amqps"
+        place = quote(self.virtual_host, safe="")
+        return f"<{scheme}://{quote(self.user, safe='')}@{self.host}:{self.port}/{place}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Tell rich the same; msgspec's own would tell it every field."""
+        return [("at", repr(self))]
+
+
+def exchange_name(topic: str) -> str:
+    """Name the exchange of a topic.
+
+    >>> exchange_name("cell.7/up")
+    'xenith/cell.7%2Fup'
+    """
+    return f"xenith/{quote(topic, safe='')}"
+
+
+def queue_name(topic: str, name: str, priority: Priority) -> str:
+    """Name the queue of one class.
+
+    >>> queue_name("cell.7", "parent", Priority.INTENT)
+    'xenith/cell.7/parent/0'
+    """
+    return f"{exchange_name(topic)}/{quote(name, safe='')}/{priority.value}"
+
+
+def routing_key(priority: Priority) -> str:
+    """Give the key that a class is published and bound with."""
+    return str(priority.value)
