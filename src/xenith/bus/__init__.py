@@ -6,5 +6,16 @@ true because it is on the bus.
 
 from xenith.bus.memory import MemoryBus
 from xenith.bus.port import CREDITS, Bus, Delivery, Priority, Subscription
+from xenith.bus.simulated import Faults, SimulatedBus, SimulatedFabric
 
-__all__ = ["CREDITS", "Bus", "Delivery", "MemoryBus", "Priority", "Subscription"]
+__all__ = [
+    "CREDITS",
+    "Bus",
+    "Delivery",
+    "Faults",
+    "MemoryBus",
+    "Priority",
+    "SimulatedBus",
+    "SimulatedFabric",
+    "Subscription",
+]
