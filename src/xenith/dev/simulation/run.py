@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,6 +29,8 @@ class Simulation:
         self.seed = seed
         self.loop = loop
         self.network = loop.network
+        #: The context of no process, in which those who outlive processes are told of things.
+        self.outside = contextvars.copy_context()
         self._worlds: dict[str, World] = {}
         self._undertakers: list[Callable[[], None]] = []
 
