@@ -135,7 +135,7 @@ class Disks:
     async def _delete(self, name: str, known: str | None) -> None:
         refs = [] if known is None else [known]
         if self._inventory.is_begun(name):
-            refs = list({*refs, *await self._line.call("VDI.get_by_name_label", name)})
+            refs = sorted({*refs, *await self._line.call("VDI.get_by_name_label", name)})
         for ref in refs:
             await self.destroy(ref)
         self._inventory.settle(name)

@@ -142,7 +142,7 @@ class Inventory:
 
     def vms_are(self, refs: set[str]) -> None:
         """Hear which VMs there are in all."""
-        for ref in self._instance_of_vm.keys() - refs:
+        for ref in sorted(self._instance_of_vm.keys() - refs):
             self.vm_gone(ref)
 
     # -- disks

@@ -86,7 +86,8 @@ class HostServer:
         self._password = password
         self._transfers = transfers
         self._server: asyncio.Server | None = None
-        self._connections: set[ServerConnection] = set()
+        # Ordered, so that they are broken in the same order in each run of a simulation.
+        self._connections: dict[ServerConnection, None] = {}
         self._finished_tasks: list[str] = []
         self._running: set[asyncio.Task[None]] = set()
         #: When each session was last used.

@@ -158,7 +158,8 @@ class HttpClient:
             self._ssl = ssl or ssl_module.create_default_context()
         self._authority = parts.netloc
         self._idle: list[_Connection] = []
-        self._all: set[_Connection] = set()
+        # Ordered, so that they are broken in the same order in each run of a simulation.
+        self._all: dict[_Connection, None] = {}
         self._places = asyncio.Semaphore(connections_max)
         self._is_closed = False
 
@@ -205,7 +206,7 @@ class HttpClient:
                 self._idle.append(connection)
             else:
                 connection.close()
-                self._all.discard(connection)
+                self._all.pop(connection, None)
         return reply
 
     async def _take(self) -> _Connection:
@@ -213,14 +214,14 @@ class HttpClient:
             connection = self._idle.pop()
             if connection.is_usable:
                 return connection
-            self._all.discard(connection)
+            self._all.pop(connection, None)
         if self._is_closed:
             raise ConnectionError("the session is closed")
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
             _Connection, self._host, self._port, ssl=self._ssl
         )
-        self._all.add(connection)
+        self._all[connection] = None
         return connection
 
     def close(self) -> None:

@@ -122,7 +122,7 @@ class ServerConnection(asyncio.Protocol):
         handler: Handler,
         *,
         streams: Callable[[str, str], bool],
-        connections: set[ServerConnection],
+        connections: dict[ServerConnection, None],
     ) -> None:
         self._handler = handler
         self._streams = streams
@@ -144,11 +144,11 @@ class ServerConnection(asyncio.Protocol):
         if len(self._connections) >= CONNECTIONS_MAX:
             transport.close()
             return
-        self._connections.add(self)
+        self._connections[self] = None
 
     def connection_lost(self, _error: Exception | None) -> None:
         """End; a body that was coming ends with an error."""
-        self._connections.discard(self)
+        self._connections.pop(self, None)
         self._waiting.clear()
         if self._body is not None and not self._body.is_done:
             self._body.finish(ConnectionResetError("the sender hung up"))
@@ -321,7 +321,9 @@ def never_streams(_method: str, _path: str) -> bool:
 
 
 def protocol_factory(
-    handler: Handler, connections: set[Any], streams: Callable[[str, str], bool] = never_streams
+    handler: Handler,
+    connections: dict[Any, None],
+    streams: Callable[[str, str], bool] = never_streams,
 ) -> Callable[[], ServerConnection]:
     """Make what ``loop.create_server`` asks for."""
     return lambda: ServerConnection(handler, streams=streams, connections=connections)

@@ -12,7 +12,7 @@ from xenith.xapi.wire import ServerConnection, never_streams, protocol_factory
 @dataclass
 class Served:
     port: int
-    connections: set[ServerConnection]
+    connections: dict[ServerConnection, None]
 
     @property
     def url(self) -> str:
@@ -32,7 +32,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(handler, streams=never_streams):
-    connections: set[ServerConnection] = set()
+    connections: dict[ServerConnection, None] = {}
     server = await asyncio.get_running_loop().create_server(
         protocol_factory(handler, connections, streams), "127.0.0.1", 0
     )
