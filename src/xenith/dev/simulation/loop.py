@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import hashlib
 import heapq
 import random
 from collections import deque
@@ -94,6 +95,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._turns_at_one_time = 0
         self._agen_owners: dict[int, Owner] = {}
         self.turn_count = 0
+        self._noted = hashlib.sha256()
         #: What went wrong where nobody was told: callbacks that raised, errors never looked at.
         self.complaints: list[dict[str, Any]] = []
         self.network = SimulatedNetwork(self, random.Random(f"network {seed}"))  # noqa: S311 - replayed
@@ -103,6 +105,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """Tell the virtual time in seconds since the loop was made."""
         return self._now_s
+
+    def note(self, what: bytes) -> None:
+        """Have what happened now count for the fingerprint; the network notes what it carries."""
+        self._noted.update(b"%r %d " % (self._now_s, self.turn_count))
+        self._noted.update(what)
+
+    def fingerprint(self) -> str:
+        """Tell two runs apart: by what was noted, when, and how often the loop has turned."""
+        return f"{self._noted.hexdigest()[:16]} {self.turn_count} {self._now_s!r}"
 
     def next_task_number(self) -> int:
         """Count a task."""

@@ -85,8 +85,9 @@ def run_simulation(
     """
     collects = gc.isenabled()
     # Collected by allocations, garbage would run its ``finally`` blocks at another turn each time.
-    gc.collect()
+    # The loop does it at counted turns, and looks only at what the run itself has made.
     gc.disable()
+    gc.freeze()
     loop = SimulatedLoop(seed, shuffles=shuffles)
     simulation = Simulation(loop, seed)
     try:
@@ -98,6 +99,7 @@ def run_simulation(
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+            gc.unfreeze()
             if collects:
                 gc.enable()
 

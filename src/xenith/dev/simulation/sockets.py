@@ -14,9 +14,12 @@ import random
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from xenith.dev.simulation.owner import OWNER, Owner
+
+if TYPE_CHECKING:
+    from xenith.dev.simulation.loop import SimulatedLoop
 
 #: The only address there is.
 ADDRESS = "127.0.0.1"
@@ -47,7 +50,7 @@ class _Mark(Enum):
 class SimulatedNetwork:
     """All ports and connections of one loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, chance: random.Random) -> None:
+    def __init__(self, loop: SimulatedLoop, chance: random.Random) -> None:
         self._loop = loop
         self._chance = chance
         self._listeners: dict[int, SimulatedServer] = {}
@@ -170,7 +173,7 @@ class SimulatedNetwork:
         self._sides.pop(side, None)
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def loop(self) -> SimulatedLoop:
         """The loop that all this is on."""
         return self._loop
 
@@ -389,6 +392,7 @@ class SimulatedTransport(asyncio.Transport):
 
     def _give_one(self, item: bytes | _Mark) -> None:
         if isinstance(item, bytes):
+            self._loop.note(item)
             self._peer._heard(len(item))  # noqa: SLF001 - its own kind
             if not self._is_closing:
                 self._protocol.data_received(item)
