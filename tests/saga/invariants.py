@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from xenith.cells.intents import outbox
+from xenith.cells.intents import count_open
 from xenith.compute.records import quotas as compute_quotas
 from xenith.compute.records.hosts import hosts as host_rows
 from xenith.compute.records.instances import allocations, instances
@@ -72,7 +72,7 @@ class Rows:
     ports: list[Row]
     usage: dict[str, dict[str, int]]
     ports_used: dict[str, int]
-    outbox_count: int
+    open_count: int
     open_sagas: list[Row]
     living: dict[str, Row] = field(init=False)
 
@@ -105,7 +105,7 @@ def read_rows(tx: Tx) -> Rows:
             for row in tx.list(compute_quotas.quota_usages)
         },
         ports_used={row.project_id: row.used_count for row in tx.list(QUOTAS, resource="port")},
-        outbox_count=int(tx.scalar(sa.select(sa.func.count()).select_from(outbox)) or 0),
+        open_count=sum(count_open(tx).values()),
         open_sagas=tx.all(sa.select(SAGAS).where(SAGAS.c.state.in_(OPEN_STATES))),
     )
 
@@ -131,8 +131,8 @@ async def find_problems(
 
 
 def _unsettled(rows: Rows) -> Iterator[str]:
-    if rows.outbox_count:
-        yield f"{rows.outbox_count} intents are not carried"
+    if rows.open_count:
+        yield f"{rows.open_count} intents have no verdict"
     for row in rows.open_sagas:
         yield f"saga {row.kind} of {row.subject} is {row.state} at step {row.step}: {row.error}"
 
@@ -151,8 +151,11 @@ def _servers(rows: Rows) -> Iterator[str]:
 def _server(rows: Rows, server_id: str) -> Iterator[str]:
     server, instance = rows.living[server_id], rows.instances.get(server_id)
     if instance is None:
-        yield f"server {server_id} was never taken by a cell"
+        if not (server.fault or {}).get("message"):
+            yield f"server {server_id} was never taken by a cell"
         return
+    if instance.cell_id != server.cell_id:
+        yield f"server {server_id} is in cell {instance.cell_id}, not {server.cell_id}"
     if instance.task_state is not None:
         yield f"server {server_id} is {instance.vm_state} and still {instance.task_state}"
     if server.intent_number != instance.applied_intent:
@@ -175,7 +178,10 @@ def _ports(rows: Rows) -> Iterator[str]:
             continue
         by_server.setdefault(port.device_id, set()).add(port.id)
         instance = rows.instances.get(port.device_id)
-        if port.device_id not in rows.living or instance is None:
+        if port.device_id in rows.living and instance is None:
+            if port.status != "DOWN" or port.host_id:
+                yield f"port {port.id} of a server in no cell is {port.status}"
+        elif port.device_id not in rows.living or instance is None:
             yield f"port {port.id} is of server {port.device_id}, which is gone"
         elif instance.vm_state in POWERS:
             if (port.status, port.host_id) != ("ACTIVE", instance.host_name):

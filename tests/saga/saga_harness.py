@@ -23,7 +23,7 @@ from xenith.core.clock import ManualClock
 from xenith.core.errors import Conflict
 from xenith.core.ids import SagaId
 from xenith.core.world import World
-from xenith.db import Database, Tx
+from xenith.db import Database
 from xenith.saga import Run, Saga, SagaEngine, get
 
 #: Real seconds that one trial may take before it is held to hang.
@@ -42,8 +42,8 @@ class Trial:
     #: The saga under test, and those that its endings may begin.
     sagas: Mapping[str, Saga[Any]]
     kind: str
-    #: Transaction function that begins the saga under test (with the rows that it needs).
-    begin: Callable[[Tx], SagaId]
+    #: Begins the saga under test (with the rows that it needs) and tells which it is.
+    begin: Callable[[], Awaitable[SagaId]]
     #: Raise if the world is not as it must be when the saga under test is done or unwound.
     check_done: Callable[[], Awaitable[None]]
     check_unwound: Callable[[], Awaitable[None]]
@@ -144,7 +144,7 @@ async def _run(
 
     engine = _engine(trial, probe)
     await engine.start()
-    saga_id = await trial.db.run(trial.begin)
+    saga_id = await trial.begin()
     if die is not None:
         await _pass_time_until(trial, dead.wait())
         await engine.stop()

@@ -13,23 +13,23 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
-from xenith.cells.intents import Intent, IntentLink, outbox
+from xenith.cells.keys import CellKey
 from xenith.compute.cell import ComputeCell
-from xenith.compute.operations import Compute
-from xenith.compute.operations.context import Context, Seal
+from xenith.compute.operations.context import Seal
 from xenith.compute.operations.requests import ServerRequest
-from xenith.compute.projection import apply_change
 from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
+from xenith.compute.records.servers import servers
 from xenith.compute.sagas.build import BUILD
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.power import POWER
 from xenith.core.clock import ManualClock
-from xenith.core.ids import CellId, HostId, Ids
+from xenith.core.ids import CellId, Ids
 from xenith.core.units import GIB
 from xenith.core.world import World
 from xenith.db import Row, Tx, open_database
 from xenith.db.migrate import prepare
+from xenith.dev.cells import Root, tree_of_one
 from xenith.http import Principal
 from xenith.network.operations import Networks
 from xenith.saga import SagaEngine
@@ -38,6 +38,8 @@ from xenith.toolstack.fleet import Fleet
 
 IMAGE_ID = "11111111-0000-4000-8000-000000000001"
 PASSWORD = "pw"
+CELL = CellId("cell")
+KEY = CellKey.derive(b"cell")
 SAGAS = {"build": BUILD, "delete": DELETE, "power": POWER}
 WHO = Principal(
     user_id="u",
@@ -120,6 +122,7 @@ class SmallCloud:
         for number in range(1, host_count + 1):
             await cloud.start_host(f"host-{number}", memory_bytes=memory_bytes)
         cloud.cell = cloud._make_cell()
+        await cloud.node.prepare()
         await cloud.networks.ensure_demo_network()
         for name, url in cloud.addresses.items():
             await cloud.cell.hosts.add(
@@ -143,41 +146,30 @@ class SmallCloud:
 
     def _make_cell(self) -> ComputeCell:
         world = self.world
-        link = IntentLink(self.db, self.db, world, CellId("cell"))
         seal = Seal(close=lambda data: data, open=lambda data: data)
-        cell = ComputeCell(
+        self.house = Root(
             self.db,
             world,
-            cell_id=CellId("cell"),
-            link=link,
-            images=self.images,
+            tree_of_one(CELL, KEY, region="r", world=world),
             seal=seal,
-            project=lambda tx, instance: apply_change(tx, self.networks, instance),
-        )
-        context = Context(
-            db=self.db,
-            world=world,
-            link=link,
             images=self.images,
             networks=self.networks,
             projects=None,  # type: ignore[arg-type]
-            seal=seal,
-            is_host_up=lambda host_id: cell.hosts.drivers[HostId(host_id)].is_up,
-            on_host_changed=lambda host_id: cell.hosts.refresh(HostId(host_id)),
+            has_hosts=True,
         )
-        self.link = link
-        self.compute = Compute(context, console=cell.console_log)
-        return cell
+        self.node, self.compute = self.house.node, self.house.service
+        assert self.house.compute is not None
+        return self.house.compute
 
     async def reborn(self) -> ComputeCell:
         """Drop all that the process had in memory and begin anew from the rows."""
-        await self.cell.stop()
+        await self.house.stop()
         self.cell = self._make_cell()
         await self.cell.hosts.start()
         return self.cell
 
     async def close(self) -> None:
-        await self.cell.stop()
+        await self.house.stop()
         await self.fleet.stop()
 
     async def problems(self, invariants: ModuleType, *, without: Sequence[str] = ()) -> list[str]:
@@ -220,20 +212,20 @@ class SmallCloud:
     async def instance(self, server_id: str) -> Row:
         return await self.db.read(lambda tx: tx.get(instances, id=server_id))
 
+    async def server(self, server_id: str) -> Row:
+        return await self.db.read(lambda tx: tx.get(servers, id=server_id))
+
+    async def settle(self) -> None:
+        """Wait until all that was asked for is done; for a cell that was started."""
+        await self.house.settle()
+
     def _request_id(self) -> str:
         return f"req-{next(self._requests)}"
 
-    def carry(self, tx: Tx) -> list[Intent]:
-        """Apply what is in the outbox, within a transaction."""
-        rows = tx.list(outbox)
-        taken = [
-            Intent(r.id, r.subject, r.number, r.kind, r.params, r.request_id, r.created_at)
-            for r in sorted(rows, key=lambda row: int(row.sequence))
-        ]
-        self.link._apply(tx, taken)
-        for row in rows:
-            tx.delete(outbox, id=row.id)
-        return taken
+    async def carry(self) -> None:
+        """Have what was asked for accepted and begun."""
+        while await self.node.pump_once():
+            pass
 
     async def build(self, **fields: Any) -> list[str]:
         """Have servers built, with an engine of this call's own."""
@@ -246,7 +238,7 @@ class SmallCloud:
         engine = SagaEngine(self.db, self.world, self.cell, SAGAS)
         await engine.start()
         try:
-            await self.db.run(self.carry)
+            await self.carry()
             await engine.settle()
         finally:
             await engine.stop()

@@ -15,9 +15,9 @@ def make_trial(saga_harness, small_cloud, invariants):
         cloud = await small_cloud.SmallCloud.start(host_count=2)
         (server_id,) = await cloud.create()
 
-        def begin(tx):
-            cloud.carry(tx)
-            return list_of_subject(tx, server_id)[-1].id
+        async def begin():
+            await cloud.carry()
+            return (await cloud.db.read(list_of_subject, server_id))[-1].id
 
         async def check(*, wanted: str = "active") -> None:
             assert await cloud.problems(invariants) == []

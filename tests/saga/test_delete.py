@@ -16,9 +16,9 @@ def make_trial(saga_harness, small_cloud, invariants):
         server_id, other_id = await cloud.build(count=2)
         await cloud.delete(server_id)
 
-        def begin(tx):
-            cloud.carry(tx)
-            return list_of_subject(tx, server_id)[-1].id
+        async def begin():
+            await cloud.carry()
+            return (await cloud.db.read(list_of_subject, server_id))[-1].id
 
         async def check_done() -> None:
             assert await cloud.problems(invariants) == []

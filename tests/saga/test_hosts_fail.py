@@ -82,7 +82,7 @@ async def cloud(small_cloud, monkeypatch):
     monkeypatch.setattr(driver_power, "HARD_TIMEOUT_S", 0.5)
     monkeypatch.setattr(image_cache, "IMPORT_TIMEOUT_S", 0.5)
     cloud = await small_cloud.SmallCloud.start(host_count=3, clock=small_cloud.QuickClock())
-    await cloud.cell.start()
+    await cloud.house.start()
     yield cloud
     await cloud.close()
 
@@ -95,7 +95,7 @@ async def words_for_tenants(cloud, server_id: str) -> str:
 
 async def settle(cloud) -> None:
     async with asyncio.timeout(20):
-        await cloud.cell.settle()
+        await cloud.settle()
 
 
 @pytest.mark.parametrize("kind", ["refuse", "hang", "die"])
@@ -269,7 +269,7 @@ async def test_eight_builds_at_a_time_are_on_a_host_and_the_others_wait_their_tu
     await cloud.allow_many()
     await cloud.create(count=100, nics=())
     async with asyncio.timeout(60):
-        await cloud.cell.settle()
+        await cloud.settle()
     assert busiest == 8
     assert await cloud.problems(invariants) == []
 
@@ -287,7 +287,7 @@ async def test_no_host_at_all_is_told_shortly_to_the_tenant_and_in_full_to_the_a
         await cloud.until(is_down)
     (server_id,) = await cloud.create()
     await settle(cloud)
-    row = await cloud.instance(server_id)
+    row = await cloud.server(server_id)
     assert row.fault["message"] == "No valid host was found: no host is in service."
     assert "3 hosts; ComputeFilter 3 to 0" in row.fault["details"]
     for name in cloud.addresses:

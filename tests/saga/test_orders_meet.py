@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xenith.cells.intents import inbox
-from xenith.compute.reconcilers import INBOX_KEPT_S, InboxPruning, UsageRecount
+from xenith.compute.reconcilers import UsageRecount
 from xenith.compute.records import quotas
 from xenith.compute.records.actions import list_events
 from xenith.compute.records.instances import instances
@@ -53,7 +52,7 @@ async def test_a_delete_that_arrives_with_its_build_leaves_nothing(cloud, invari
     (server_id,) = await cloud.create()
     await cloud.delete(server_id)
     await cloud.work()
-    assert (await cloud.instance(server_id)).vm_state == "deleted"
+    assert (await cloud.server(server_id)).deleted_at is not None
     assert cloud.objects("VM") == []
     assert await cloud.problems(invariants) == []
 
@@ -63,7 +62,7 @@ async def test_a_server_that_its_cell_does_not_know_can_be_deleted(cloud, invari
     await cloud.db.run(lambda tx: tx.delete(instances, id=server_id))
     await cloud.delete(server_id)
     await cloud.work()
-    assert (await cloud.instance(server_id)).vm_state == "deleted"
+    assert (await cloud.server(server_id)).deleted_at is not None
     leftovers = cloud.cell._loop._runs["compute.leftovers"]
     assert await leftovers.activate() == {"removed": 1}
     assert await cloud.problems(invariants) == []
@@ -89,8 +88,8 @@ async def test_an_action_that_meets_a_delete_does_not_bring_the_server_back(
 async def test_a_server_in_error_holds_quota_and_ports_until_it_is_deleted(full_cloud, invariants):
     cloud = full_cloud
     (server_id,) = await cloud.build()
-    row = await cloud.instance(server_id)
-    assert row.vm_state == "error"
+    row = await cloud.server(server_id)
+    assert row.cell_id is None
     assert row.fault["message"].startswith("No valid host was found: ")
     assert await cloud.problems(invariants) == []
     usage = await cloud.db.read(quotas.usage_of, "p")
@@ -99,16 +98,6 @@ async def test_a_server_in_error_holds_quota_and_ports_until_it_is_deleted(full_
     await cloud.work()
     assert await cloud.problems(invariants) == []
     assert await cloud.db.read(quotas.usage_of, "p") == {"instances": 0, "cores": 0, "ram": 0}
-
-
-async def test_ids_of_applied_intents_are_kept_for_a_week(cloud):
-    await cloud.build()
-    pruning = InboxPruning(cloud.cell)
-    await cloud.world.clock.advance(INBOX_KEPT_S - 1)
-    assert await pruning.activate() == {"forgotten": 0}
-    await cloud.world.clock.advance(2)
-    assert await pruning.activate() == {"forgotten": 1}
-    assert await cloud.db.read(lambda tx: tx.list(inbox)) == []
 
 
 async def test_usage_that_drifted_is_counted_anew(cloud, invariants):

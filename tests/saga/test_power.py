@@ -26,9 +26,9 @@ def make_trial(request, saga_harness, small_cloud, invariants):
         before = (await cloud.instance(server_id)).vm_state
         await cloud.power(server_id, transition)
 
-        def begin(tx):
-            cloud.carry(tx)
-            return list_of_subject(tx, server_id)[-1].id
+        async def begin():
+            await cloud.carry()
+            return (await cloud.db.read(list_of_subject, server_id))[-1].id
 
         async def check_done() -> None:
             assert await cloud.problems(invariants) == []

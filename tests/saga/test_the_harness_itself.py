@@ -64,7 +64,7 @@ def make_trial_of(saga_harness):
                 context=things,
                 sagas={"things": saga},
                 kind="things",
-                begin=start,
+                begin=lambda: db.run(start),
                 check_done=check_done,
                 check_unwound=check_unwound,
             )

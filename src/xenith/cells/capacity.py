@@ -306,9 +306,11 @@ class BinTable:
         """Count how many servers of a size each cell holds, in hosts of the classes that fit."""
         used = self._columns[:, : self._end]
         # Sums are floats: those of absurd numbers lose digits there, and integers would turn over.
-        return np.bincount(
-            used[self._CELL], weights=self._slots(used, size, is_class_fit), minlength=cell_count
-        )
+        weights = self._slots(used, size, is_class_fit)
+        counted: NDArray[np.float64] = np.bincount(
+            used[self._CELL], weights=weights, minlength=cell_count
+        ).astype(np.float64, copy=False)
+        return counted
 
     def slots_of(
         self, cell: int, size: tuple[int, int, int], is_class_fit: NDArray[np.bool_]
@@ -361,12 +363,12 @@ class BinTable:
     def _slots(
         self, columns: Ints, size: tuple[int, int, int], is_class_fit: NDArray[np.bool_]
     ) -> Ints:
-        slots = columns[self._COUNT] * is_class_fit[columns[self._CLASS]]
+        slots: Ints = columns[self._COUNT] * is_class_fit[columns[self._CLASS]]
         needed = [(column, need) for column, need in zip(columns, size, strict=False) if need]
         if not needed:
             return slots
         column, need = needed[0]
-        each = column // need
+        each: Ints = column // need
         for column, need in needed[1:]:
             np.minimum(each, column // need, out=each)
         each *= slots

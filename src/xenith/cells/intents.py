@@ -1,180 +1,292 @@
-"""Intents: what a cell asks of its child, written with the rows that it follows from.
+"""Intents: what a cell asks of those below it, and what became of them.
 
-The sender's outbox takes an intent in the transaction that accepts the request; nothing after
-that can lose it. The link carries it at least once; the receiver's inbox applies it once, by id,
-in the transaction that does what it asks. Intents on one subject arrive in order of their numbers.
-In a tree of one, both ends are one database and the link is a loop in this process.
+A row of ``intents`` is outbox and inbox in one. The cell that asks writes it with the rows that it
+follows from; nothing after that can lose it. On its way down each cell has a row of its own under
+the id that its parent gave it, open until there is a verdict and kept for a while after, so that an
+intent that comes again is answered and not done again.
+
+A build that is sent a second time, to another cell, goes under another id; the first id is fenced
+where it went, which means answered with *no* before or after it arrives. What was fenced can never
+come to life, since a cell begins a build only when the root has confirmed that id.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from xenith.core.ids import CellId
-from xenith.core.log import logger
-from xenith.core.tasks import TaskOwner
-from xenith.core.world import World
-from xenith.db import CELL, GLOBAL, Database, Json, Tx
+from xenith.cells.choosing import Wanted
+from xenith.db import CELL, Json, Row, Tx
 
-_log = logger("cells.intents")
-
-#: Intents that one transaction of the link carries.
+#: Intents that one transaction plans, and one message carries.
 BATCH_INTENTS_MAX = 64
-#: Seconds between looks at the outbox when no hint came; rows are the truth, hints only speed.
-LOOK_PERIOD_S = 2.0
 
-outbox = sa.Table(
-    "intent_outbox",
-    GLOBAL,
-    sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("cell_id", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("number", sa.BigInteger, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("params", Json, nullable=False),
-    sa.Column("request_id", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-)
-sa.Index("intent_outbox_by_cell", outbox.c.cell_id, outbox.c.sequence)
+#: Kinds that the nodes themselves know; all others are for who owns the subject.
+BUILD, CONFIRM, FENCE, DELETE = "build", "confirm", "fence", "delete"
 
-inbox = sa.Table(
-    "intent_inbox",
-    CELL,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("applied_at", sa.Float, nullable=False),
-)
-
-_NEXT = (
-    sa.select(outbox)
-    .where(outbox.c.cell_id == sa.bindparam("cell_id"))
-    .order_by(outbox.c.sequence)
-    .limit(BATCH_INTENTS_MAX)
-)
+#: It is written down; the final word comes later.
+TAKEN = "taken"
+#: It was done, or will be; what comes of it travels up as changes.
+DONE = "done"
+#: A build: a cell holds the room for it, and waits for the word to begin.
+YES = "yes"
+#: A build: no room, or not allowed. Others may be tried.
+NO = "no"
+#: The cell does not have the subject.
+ABSENT = "absent"
 
 
-class Intent(msgspec.Struct, frozen=True):
-    """One request on its way down."""
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """One request on its way down, as one cell gives it to the next."""
 
     id: str
+    #: The server that it is about.
     subject: str
-    #: Counts the intents on one subject; a receiver applies them in this order.
+    #: Counts the intents on a subject, from 1; 0 for those between nodes, which have no order.
     number: int
     kind: str
-    params: dict[str, Any]
-    request_id: str
-    created_at: float
+    #: What only the owner opens, as msgpack; routers pass it on as it is.
+    body: bytes
+    #: The cell that has the subject; empty for a build, and until one has accepted it.
+    target: str = ""
+    #: What a build needs of a cell.
+    wanted: Wanted | None = None
+    #: Who asked: user and project.
+    principal: dict[str, str] = {}
+    request_id: str = ""
+    #: The generation of the subject's row that the asker saw; 0 when it saw none.
+    generation: int = 0
+    created_at: float = 0.0
+    #: After this it is not begun any more. Epoch seconds of the asker's clock.
+    deadline_at: float | None = None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the owner needs to know."""
+        found: dict[str, Any] = msgspec.msgpack.decode(self.body)
+        return found
 
 
-#: Applies an intent's effect in the receiver's transaction.
-IntentHandler = Callable[[Tx, Intent], None]
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cell says of an intent that it was given."""
+
+    id: str
+    answer: str
+    #: For a tenant.
+    reason: str = ""
+    #: For an admin; may name cells and hosts.
+    detail: str = ""
+    #: The cell that accepted, and the id under which it did.
+    cell: str = ""
+    build: str = ""
+    #: The answering cell's count of builds accepted. Its digest has this one in it from there on.
+    decision: int = 0
+    #: A cell to try instead.
+    hint: str = ""
+    #: How cells were chosen on the way, the answering cell's own choice last.
+    trail: list[dict[str, Any]] = []
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will be said."""
+        return self.answer != TAKEN
 
 
-class IntentLink:
-    """Carries intents from an outbox to the inbox of one cell.
+_encode = msgspec.msgpack.Encoder().encode
+_decode_intent = msgspec.msgpack.Decoder(Intent).decode
+_decode_verdict = msgspec.msgpack.Decoder(Verdict).decode
 
-    ``handlers`` are registered by the higher rooms at start, by kind.
+intents = sa.Table(
+    "intents",
+    CELL,
+    sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    # The neighbour that gave it; empty for this cell's own.
+    sa.Column("parent", sa.Text, nullable=False),
+    # The neighbour that it was given to, under which id; null until that is decided.
+    sa.Column("next_hop", sa.Text),
+    sa.Column("hop_id", sa.Text, unique=True),
+    sa.Column("attempt", sa.BigInteger, nullable=False),
+    # Cells that said no, with what they said, and how each choice was made.
+    sa.Column("tried", Json, nullable=False),
+    sa.Column("trail", Json, nullable=False),
+    # The intent as msgpack; emptied when it is closed.
+    sa.Column("intent", sa.LargeBinary, nullable=False),
+    sa.Column("verdict", sa.LargeBinary),
+    sa.Column("deadline_at", sa.Float),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("closed_at", sa.Float),
+)
+sa.Index("intents_open", intents.c.closed_at, intents.c.next_hop, intents.c.sequence)
+sa.Index("intents_by_subject", intents.c.subject)
+
+_UNDECIDED = (
+    sa.select(intents)
+    .where(
+        intents.c.closed_at.is_(None),
+        intents.c.next_hop.is_(None),
+        intents.c.sequence > sa.bindparam("after"),
+    )
+    .order_by(intents.c.sequence)
+    .limit(BATCH_INTENTS_MAX)
+)
+_OPEN_AT = (
+    sa.select(intents.c.hop_id, intents.c.subject, intents.c.sequence)
+    .where(
+        intents.c.closed_at.is_(None),
+        intents.c.next_hop == sa.bindparam("next_hop"),
+        intents.c.sequence > sa.bindparam("after"),
+    )
+    .order_by(intents.c.sequence)
+    .limit(1000)
+)
+_OPEN_OF = (
+    sa.select(intents)
+    .where(
+        intents.c.subject == sa.bindparam("subject"),
+        intents.c.kind == BUILD,
+        intents.c.closed_at.is_(None),
+    )
+    .order_by(intents.c.sequence)
+)
+_OVERDUE = (
+    sa.select(intents)
+    .where(
+        intents.c.closed_at.is_(None),
+        intents.c.parent == "",
+        intents.c.kind == BUILD,
+        intents.c.deadline_at < sa.bindparam("now"),
+    )
+    .limit(BATCH_INTENTS_MAX)
+)
+_COUNTS = (
+    sa.select(intents.c.next_hop, sa.func.count().label("count"))
+    .where(intents.c.closed_at.is_(None))
+    .group_by(intents.c.next_hop)
+)
+
+
+def insert(
+    tx: Tx,
+    intent: Intent,
+    *,
+    parent: str,
+    next_hop: str | None = None,
+    trail: list[dict[str, Any]] | None = None,
+    verdict: Verdict | None = None,
+) -> None:
+    """Write an intent down: undecided, given to a neighbour, or answered at once."""
+    now = tx.world.clock.now()
+    tx.insert(
+        intents,
+        {
+            "id": intent.id,
+            "subject": intent.subject,
+            "kind": intent.kind,
+            "parent": parent,
+            "next_hop": next_hop,
+            "hop_id": None if next_hop is None else hop_id(intent.id, 1),
+            "attempt": 1,
+            "tried": [],
+            "trail": trail or [],
+            "intent": b"" if verdict is not None else _encode(intent),
+            "verdict": None if verdict is None else _encode(verdict),
+            "deadline_at": intent.deadline_at,
+            "created_at": now,
+            "closed_at": None if verdict is None else now,
+        },
+    )
+
+
+def hop_id(intent_id: str, attempt: int) -> str:
+    """Give the id under which an intent goes on to the next cell.
+
+    >>> hop_id("a", 2)
+    'a.2'
     """
-
-    def __init__(self, sender: Database, receiver: Database, world: World, cell_id: CellId) -> None:
-        self._sender = sender
-        self._receiver = receiver
-        self._world = world
-        self._cell_id = cell_id
-        self._wake = asyncio.Event()
-        self._owner = TaskOwner("intents", world.clock)
-        self.handlers: dict[str, IntentHandler] = {}
-
-    async def start(self) -> None:
-        """Begin carrying; what an earlier process left in the outbox goes first."""
-        self._owner.keep("carry", self._carry)
-        self._owner.keep("look", self._look)
-
-    async def stop(self) -> None:
-        """Stop carrying; what is in the outbox stays there."""
-        await self._owner.stop()
-
-    def send(
-        self,
-        tx: Tx,
-        *,
-        subject: str,
-        number: int,
-        kind: str,
-        params: Mapping[str, Any],
-        request_id: str,
-    ) -> str:
-        """Put an intent into the outbox. Transaction function."""
-        intent_id = self._world.ids.uuid()
-        tx.insert(
-            outbox,
-            {
-                "id": intent_id,
-                "cell_id": self._cell_id,
-                "subject": subject,
-                "number": number,
-                "kind": kind,
-                "params": dict(params),
-                "request_id": request_id,
-                "created_at": self._world.clock.now(),
-            },
-        )
-        tx.on_commit(self._wake.set)
-        return intent_id
-
-    async def carry_now(self) -> int:
-        """Carry one batch and tell how many intents it had."""
-        rows = await self._sender.read(lambda tx: tx.all(_NEXT, cell_id=self._cell_id))
-        if not rows:
-            return 0
-        intents = [
-            Intent(
-                row.id,
-                row.subject,
-                row.number,
-                row.kind,
-                row.params,
-                row.request_id,
-                row.created_at,
-            )
-            for row in rows
-        ]
-        await self._receiver.run(self._apply, intents)
-        await self._sender.run(_acknowledge, [row.sequence for row in rows])
-        return len(rows)
-
-    def _apply(self, tx: Tx, intents: list[Intent]) -> None:
-        now = self._world.clock.now()
-        for intent in intents:
-            if tx.find(inbox, id=intent.id) is not None:
-                continue
-            tx.insert(inbox, {"id": intent.id, "applied_at": now})
-            self.handlers[intent.kind](tx, intent)
-
-    async def _carry(self) -> None:
-        while True:
-            self._wake.clear()
-            while await self.carry_now():
-                # Requests that arrived meanwhile have their turn before the next batch.
-                await self._world.clock.sleep(0)
-            await self._wake.wait()
-
-    async def _look(self) -> None:
-        while True:
-            await self._world.clock.sleep(LOOK_PERIOD_S)
-            self._wake.set()
+    return f"{intent_id}.{attempt}"
 
 
-def _acknowledge(tx: Tx, sequences: list[int]) -> None:
-    for sequence in sequences:
-        tx.delete(outbox, sequence=sequence)
+def intent_of(row: Row) -> Intent:
+    """Read the intent of a row that is open."""
+    return _decode_intent(row.intent)
 
 
-def prune_inbox(tx: Tx, *, before_s: float) -> int:
-    """Forget ids of intents applied before a time; by then no link still holds one."""
-    return tx.run(sa.delete(inbox).where(inbox.c.applied_at < before_s))
+def verdict_of(row: Row) -> Verdict | None:
+    """Read the verdict of a row, if there is one."""
+    return None if row.verdict is None else _decode_verdict(row.verdict)
+
+
+def next_intent(row: Row) -> Intent:
+    """Give the intent of a row as the next cell gets it."""
+    return msgspec.structs.replace(intent_of(row), id=row.hop_id)
+
+
+def list_undecided(tx: Tx, *, after: int) -> list[Row]:
+    """List open intents that no neighbour has been chosen for, in the order of their arrival."""
+    return tx.all(_UNDECIDED, after=after)
+
+
+def list_open_at(tx: Tx, next_hop: str, *, after: int = 0) -> list[Row]:
+    """List what was given to a neighbour and has no verdict: ids, subjects, sequences."""
+    return tx.all(_OPEN_AT, next_hop=next_hop, after=after)
+
+
+def list_open_builds(tx: Tx, subject: str) -> list[Row]:
+    """List the builds of a subject that have no verdict here."""
+    return tx.all(_OPEN_OF, subject=subject)
+
+
+def list_overdue_builds(tx: Tx, *, now_s: float) -> list[Row]:
+    """List this cell's own builds whose deadline has passed without a verdict."""
+    return tx.all(_OVERDUE, now=now_s)
+
+
+def count_open(tx: Tx) -> dict[str, int]:
+    """Count open intents by the neighbour that has them; the undecided under an empty name."""
+    return {row.next_hop or "": int(row.count) for row in tx.all(_COUNTS)}
+
+
+def give(tx: Tx, row: Row, next_hop: str, *, step: dict[str, Any] | None) -> None:
+    """Decide that an open intent goes to a neighbour, and by what choice."""
+    values: dict[str, Any] = {"next_hop": next_hop, "hop_id": hop_id(row.id, row.attempt)}
+    if step is not None:
+        values["trail"] = [*row.trail, step]
+    tx.update(intents, {"id": row.id}, **values)
+
+
+def take_back(tx: Tx, row: Row, verdict: Verdict) -> None:
+    """Have another neighbour chosen for a build that this one will not make."""
+    tried = {"cell": row.next_hop, "reason": verdict.reason, "detail": verdict.detail}
+    tx.update(
+        intents,
+        {"id": row.id},
+        next_hop=None,
+        hop_id=None,
+        attempt=row.attempt + 1,
+        tried=[*row.tried, {**tried, "hint": verdict.hint}],
+        trail=[*row.trail, *verdict.trail],
+    )
+
+
+def close(tx: Tx, row: Row, verdict: Verdict) -> None:
+    """Write the last word on an intent; this cell's own is then done with."""
+    if not row.parent:
+        tx.delete(intents, id=row.id)
+        return
+    tx.update(
+        intents,
+        {"id": row.id},
+        verdict=_encode(verdict),
+        intent=b"",
+        closed_at=tx.world.clock.now(),
+    )
+
+
+def prune(tx: Tx, *, before_s: float) -> int:
+    """Forget intents closed before a time; by then nobody asks for them again."""
+    return tx.run(sa.delete(intents).where(intents.c.closed_at < before_s))

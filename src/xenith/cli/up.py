@@ -67,7 +67,7 @@ def _run(settings: Settings) -> None:
         draft.replace(cloud.directory / READY_FILE)
         print(f"ready {cloud.site_url}", flush=True)
         clouds = cloud.directory / "clouds.yaml"
-        count = len(cloud.cell.hosts.drivers)
+        count = cloud.host_count
         print(
             f"  {count} {cloud.hosts.backend} host{'' if count == 1 else 's'}; "
             f"use it with:\n"

@@ -1,41 +1,63 @@
 """The compute cell: applies intents, chooses hosts, runs sagas, listens to hosts.
 
 Everything that must be single in a cell is here. It starts by reading its rows; whatever an
-earlier process had begun, the sagas resume.
+earlier process had begun, the sagas resume. It is the executor of its node: a build is accepted by
+claiming a host for it, and begins when the root has confirmed that this cell owns the server.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import base64
 from typing import Any
 
+import msgspec
+
 from xenith import saga
-from xenith.cells.intents import Intent, IntentLink
+from xenith.cells import intents as kinds
+from xenith.cells.capacity import ClassKey, Digest, histogram
+from xenith.cells.changes import cell_self
+from xenith.cells.intents import Intent, Verdict
+from xenith.cells.keys import CellKey
 from xenith.compute.hosts import CellHosts
 from xenith.compute.neighbours import ImageSource
 from xenith.compute.operations.context import Seal
-from xenith.compute.reconcilers import InboxPruning, LeftoverReconciler, PowerReconciler
+from xenith.compute.reconcilers import LeftoverReconciler, PowerReconciler
 from xenith.compute.records.actions import finish_event
-from xenith.compute.records.instances import change_instance, instances
-from xenith.compute.sagas.build import BUILD
+from xenith.compute.records.instances import (
+    allocations,
+    change_instance,
+    insert_instance,
+    instances,
+)
+from xenith.compute.sagas.build import BUILD, placement_request
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.power import POWER, write_power_found
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
 from xenith.core.errors import Invalid, NotFound, Unavailable, XenithError
-from xenith.core.ids import CellId, HostId
+from xenith.core.ids import CellId, HostId, InstanceId
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
 from xenith.db import Database, Row, Tx
 from xenith.reconcile import ReconcilerLoop
-from xenith.saga import SagaEngine
+from xenith.saga import SagaEngine, list_of_subject
 from xenith.saga.reconcilers import SagaPruning, StuckSagas
+from xenith.scheduler.choose import Placement
 
 _log = logger("compute.cell")
 
 #: Requests of builds in flight that are kept in memory, so that a step does not read them again.
 REQUESTS_KEPT_MAX = 2000
+
+
+class _Reserved(msgspec.Struct, frozen=True):
+    """What was found in memory for a build: a host with its claim, or why there is none."""
+
+    request: dict[str, Any]
+    placement: dict[str, Any] | None = None
+    host_id: HostId | None = None
+    reason: str = ""
+    detail: str = ""
 
 
 class ComputeCell:
@@ -47,17 +69,16 @@ class ComputeCell:
         world: World,
         *,
         cell_id: CellId,
-        link: IntentLink,
+        key: CellKey,
         images: ImageSource,
         seal: Seal,
-        project: Callable[[Tx, Row], None],
+        cell_number: int = 0,
     ) -> None:
         self.db = db
         self.world = world
         self.cell_id = cell_id
         self.seal = seal
-        #: Tells the parents of a change, in the transaction that makes it.
-        self.project = project
+        self._key = key
         self.hosts = CellHosts(
             db,
             world,
@@ -65,6 +86,8 @@ class ComputeCell:
             open_image=images.open_image,
             on_power=self._on_power,
             on_up=self._on_up,
+            on_down=self._on_down,
+            cell_number=cell_number,
         )
         self.engine: SagaEngine[ComputeCell] = SagaEngine(
             db, world, self, {"build": BUILD, "delete": DELETE, "power": POWER}
@@ -74,34 +97,22 @@ class ComputeCell:
             [
                 LeftoverReconciler(self),
                 PowerReconciler(self),
-                InboxPruning(self),
                 SagaPruning(db, world),
                 StuckSagas(db, world),
             ],
         )
         self._tasks = TaskOwner("cell", world.clock)
         self._requests: dict[str, dict[str, Any]] = {}
-        self._link = link
-        link.handlers.update(
-            {
-                "build": self._accept_build,
-                "delete": self._accept_delete,
-                "power": self._accept_power,
-                "reset-state": self._accept_reset,
-            }
-        )
 
     async def start(self) -> None:
         """Load hosts and claims, then resume what was begun."""
         await self.hosts.start()
         await self.engine.start()
-        await self._link.start()
         self._loop.start()
 
     async def stop(self) -> None:
         """Stop; everything resumes from the rows in the next process."""
         await self._loop.stop()
-        await self._link.stop()
         await self.engine.stop()
         await self._tasks.stop()
         await self.hosts.stop()
@@ -152,55 +163,233 @@ class ComputeCell:
             _log.warning("no console log", instance=instance_id, error=str(error))
             raise Unavailable("The server's host does not give its console log now.") from error
 
+    def open_secret(self, sealed: str) -> bytes:
+        """Open what was sealed for this cell alone, as base64."""
+        return self._key.open(base64.b64decode(sealed))
+
+    # -- the node's executor
+
+    def prepare(self, intent: Intent) -> _Reserved | None:
+        """Claim a host for a build, in memory."""
+        if intent.kind != kinds.BUILD:
+            return None
+        request = intent.params
+        if self.hosts.table.find_claim(InstanceId(intent.subject)) is not None:
+            # Accepted before, perhaps under another id: the rows say what that is worth.
+            return _Reserved(request)
+        try:
+            if request["host"] is not None:
+                request["target_host_id"] = self.host_named(request["host"])
+            result = self.hosts.reserve(placement_request(intent.subject, request, []))
+        except Invalid as error:
+            return _Reserved(request, reason=error.message, detail=error.message)
+        placement = {"attempt": 1, **msgspec.to_builtins(result.explanation)}
+        if isinstance(result, Placement):
+            return _Reserved(request, placement, result.hosts[0])
+        return _Reserved(request, placement, reason=result.reason, detail=result.detail)
+
+    def abandon(self, intent: Intent, prepared: _Reserved) -> None:
+        """Give back what was claimed for a build that was not written down."""
+        if prepared.host_id is not None:
+            self.hosts.release(intent.subject)
+
+    def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | None) -> Verdict:
+        """Do what an intent asks, in rows."""
+        if intent.kind == kinds.BUILD:
+            assert prepared is not None, "a build was prepared"
+            return self._accept_build(tx, intent, prepared)
+        row = tx.find(instances, id=intent.subject)
+        if row is None and intent.kind == kinds.DELETE:
+            tx.delete(allocations, instance_id=intent.subject)
+            tx.on_commit(lambda: self._forget(intent.subject))
+        if row is None:
+            detail = f"cell {self.cell_id} does not have server {intent.subject}"
+            return Verdict(id=intent.id, answer=kinds.ABSENT, detail=detail)
+        if intent.number and intent.number <= row.applied_intent:
+            # A later one was here first, and has overtaken this.
+            return Verdict(id=intent.id, answer=kinds.DONE, detail="overtaken by a later one")
+        match intent.kind:
+            case kinds.CONFIRM:
+                return self._confirm(tx, intent, row)
+            case kinds.DELETE:
+                self._accept_delete(tx, intent, row)
+            case "power":
+                self._accept_power(tx, intent)
+            case "reset-state":
+                self._accept_reset(tx, intent)
+            case _:
+                # A newer root asks for what this version cannot do.
+                detail = f"cell {self.cell_id} does not know intents of kind {intent.kind}"
+                return Verdict(id=intent.id, answer=kinds.NO, detail=detail)
+        return Verdict(id=intent.id, answer=kinds.DONE)
+
+    def fence(self, tx: Tx, subject: str, build: str) -> None:
+        """Let go of a build that was accepted and not confirmed."""
+        row = tx.find(instances, id=subject)
+        if row is not None and row.build == build and not row.is_confirmed:
+            self._let_go(tx, subject, build)
+
+    def _forget(self, instance_id: str) -> None:
+        """Let go of all that is in memory of a server, and of what hosts may have of it."""
+        self.hosts.release(instance_id)
+        self.clean_later()
+
+    def _let_go(self, tx: Tx, subject: str, build: str) -> None:
+        """End an instance that never began: it has rows and a claim, and nothing on a host."""
+        tx.delete(allocations, instance_id=subject)
+        now = self.world.clock.now()
+        change_instance(
+            tx,
+            subject,
+            now_s=now,
+            vm_state="deleted",
+            task_state=None,
+            terminated_at=now,
+            request=None,
+            host_id=None,
+        )
+        tx.on_commit(lambda: self.hosts.release(subject))
+        _log.info("build let go", instance=subject, build=build)
+
+    def capacity(self) -> Digest:
+        """Tell what the hosts have free."""
+        table = self.hosts.table
+        ready = table.is_ready
+        keys = [ClassKey(zone=zone) for zone in table.zones]
+        classes = histogram(
+            keys,
+            table.zone_code[ready],
+            table.ram_free[ready],
+            table.vcpus_free[ready],
+            table.disk_free[ready],
+        )
+        return Digest(
+            cell_id=self.cell_id,
+            session="",
+            sequence=0,
+            host_count=table.host_count,
+            hosts_up_count=int(table.is_up[table.is_present].sum()),
+            server_count=int(table.instance_count[table.is_present].sum()),
+            classes=classes,
+        )
+
+    async def answer(self, method: str, params: dict[str, Any]) -> Any:
+        """Answer what the cells above ask of this one's hosts and servers."""
+        match method:
+            case "console_log":
+                return await self.console_log(params["instance_id"], params["byte_count"])
+            case "add_host":
+                password = self.open_secret(params.pop("sealed_password")).decode()
+                host_id = await self.hosts.add(**params, password=password)
+                return {"host_id": host_id, "number": await self._last_change()}
+            case "change_host":
+                await self.hosts.change(HostId(params["host_id"]), params["values"])
+                return {"number": await self._last_change()}
+            case "sagas":
+                runs = await self.db.read(list_of_subject, params["instance_id"])
+                return [{"kind": run.kind, "state": run.state, "step": run.step} for run in runs]
+        raise NotFound(f"cell {self.cell_id} does not know the question {method}")
+
+    async def _last_change(self) -> int:
+        row = await self.db.read(lambda tx: tx.get(cell_self, id=1))
+        return int(row.number)
+
     # -- intents
 
-    def _accept_build(self, tx: Tx, intent: Intent) -> None:
-        self._insert(tx, intent, task_state="scheduling", request=intent.params)
-        saga.start(
-            tx,
-            "build",
-            subject=intent.subject,
-            request_id=_request(intent),
-            params={"attempt": 1, "tried": [], "reasons": []},
-        )
-
-    def _insert(
-        self, tx: Tx, intent: Intent, *, task_state: str, request: dict[str, Any] | None
-    ) -> None:
-        tx.insert(
-            instances,
+    def _accept_build(self, tx: Tx, intent: Intent, prepared: _Reserved) -> Verdict:
+        row = tx.find(instances, id=intent.subject)
+        if row is not None and row.vm_state != "deleted":
+            if row.is_confirmed:
+                detail = f"cell {self.cell_id} has the server already"
+                return Verdict(id=intent.id, answer=kinds.NO, detail=detail)
+            # Sent again by another way before the first was fenced: the room is the same.
+            change_instance(tx, intent.subject, now_s=self.world.clock.now(), build=intent.id)
+            return self._accepted(intent)
+        if prepared.host_id is None:
+            trail = [] if prepared.placement is None else [prepared.placement]
+            return Verdict(
+                id=intent.id,
+                answer=kinds.NO,
+                reason=prepared.reason or "The cell is not ready.",
+                detail=prepared.detail,
+                trail=trail,
+            )
+        host = self.hosts.rows[prepared.host_id]
+        request = prepared.request
+        allocation = placement_request(intent.subject, request, [])
+        tx.upsert(
+            allocations,
             {
-                "id": intent.subject,
-                "cell_id": self.cell_id,
-                "project_id": intent.params.get("project_id", ""),
-                "host_id": None,
-                "host_name": None,
-                "zone": None,
-                "vm_state": "building",
-                "task_state": task_state,
-                "power_state": NOSTATE,
-                "launched_at": None,
-                "terminated_at": None,
-                "fault": None,
-                "applied_intent": intent.number,
-                "generation": 1,
-                "created_at": intent.created_at,
-                "updated_at": intent.created_at,
-                "request": request,
-                "placement": None,
+                "instance_id": intent.subject,
+                "host_id": host.id,
+                "project_id": request["project_id"],
+                "ram_mib": allocation.ram_mib,
+                "vcpus": allocation.vcpus,
+                "disk_gib": allocation.disk_gib,
+                "group_id": allocation.group_id,
             },
         )
+        values = {
+            "project_id": request["project_id"],
+            "host_id": host.id,
+            "host_name": host.name,
+            "zone": host.zone,
+            "vm_state": "building",
+            "task_state": "scheduling",
+            "power_state": NOSTATE,
+            "launched_at": None,
+            "terminated_at": None,
+            "fault": None,
+            "applied_intent": intent.number,
+            "build": intent.id,
+            "is_confirmed": False,
+            "request": request,
+            "placement": [prepared.placement],
+        }
+        if row is not None:
+            # It was let go here before, and has come back.
+            change_instance(tx, intent.subject, now_s=self.world.clock.now(), **values)
+        else:
+            times = {"created_at": intent.created_at, "updated_at": intent.created_at}
+            insert_instance(tx, {"id": intent.subject, "generation": 1, **times, **values})
+        return self._accepted(intent)
 
-    def _accept_delete(self, tx: Tx, intent: Intent) -> None:
-        row = tx.find(instances, id=intent.subject)
-        if row is not None and row.vm_state == "deleted":
+    def _accepted(self, intent: Intent) -> Verdict:
+        return Verdict(id=intent.id, answer=kinds.YES, cell=self.cell_id, build=intent.id)
+
+    def _confirm(self, tx: Tx, intent: Intent, row: Row) -> Verdict:
+        """Begin a build: the root has written down that this cell has the server."""
+        params = intent.params
+        if row.vm_state == "deleted" or row.build != params["build"]:
+            detail = f"cell {self.cell_id} does not hold build {params['build']}"
+            return Verdict(id=intent.id, answer=kinds.ABSENT, detail=detail)
+        if not row.is_confirmed:
+            request = {**row.request, "sealed_password": params["sealed_password"]}
+            change_instance(
+                tx,
+                intent.subject,
+                now_s=self.world.clock.now(),
+                is_confirmed=True,
+                request=request,
+            )
+            saga.start(
+                tx,
+                "build",
+                subject=intent.subject,
+                request_id=_request(intent),
+                params={"attempt": 1, "tried": [], "reasons": [], "host_id": row.host_id},
+            )
+        return Verdict(id=intent.id, answer=kinds.DONE)
+
+    def _accept_delete(self, tx: Tx, intent: Intent, row: Row) -> None:
+        if row.vm_state == "deleted":
             self._take(tx, intent)
             return
-        if row is None:
-            # Nothing is known of it here; the server must be gone all the same.
-            self._insert(tx, intent, task_state="deleting", request=None)
-        else:
-            self._take(tx, intent, task_state="deleting")
+        if not row.is_confirmed:
+            self._take(tx, intent)
+            self._let_go(tx, intent.subject, row.build)
+            return
+        self._take(tx, intent, task_state="deleting")
         for kind in ("build", "power"):
             saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
@@ -289,18 +478,13 @@ class ComputeCell:
         """Have what was left on hosts removed, as soon as they are up."""
         self._loop.wake(LeftoverReconciler.name)
 
+    def _on_down(self, host_id: str) -> None:
+        self._tasks.start("facts", self.hosts.keep_facts(host_id))
+
     def _on_up(self, host_id: str) -> None:
         self._tasks.start("facts", self.hosts.keep_facts(host_id))
         self.clean_later()
         self._loop.wake(PowerReconciler.name)
-
-    async def settle(self) -> None:
-        """Wait until every intent has been applied and every saga has ended; for tests."""
-        while True:
-            await self.engine.settle()
-            if not await self._link.carry_now():
-                return
-            await asyncio.sleep(0)
 
 
 def write_power(tx: Tx, instance_id: str, host_id: str, power: str) -> None:

@@ -24,6 +24,7 @@ from xenith.core.world import World
 from xenith.db import Database, Row, Tx
 from xenith.driver import HostAddress, HostDriver
 from xenith.scheduler.choose import NoValidHost, Placement, choose
+from xenith.scheduler.filters import FILTERS, IO_OPS_PER_HOST_MAX
 from xenith.scheduler.hosts import Host, HostTable
 from xenith.scheduler.profile import HostProfile
 from xenith.scheduler.request import PlacementRequest
@@ -31,6 +32,9 @@ from xenith.scheduler.request import PlacementRequest
 _log = logger("compute.hosts")
 
 _BUILDING = sa.select(instances.c.id).where(instances.c.task_state == "spawning")
+
+#: What a host must have for a build to be accepted; the rest passes by itself.
+_LASTING = tuple(each for each in FILTERS if not each.is_transient)
 
 #: Seconds given to all hosts together to answer before the first choice is made.
 FIRST_ANSWER_S = 5.0
@@ -48,8 +52,12 @@ class CellHosts:
         open_image: Callable[[str], AsyncIterator[bytes]],
         on_power: Callable[[str, str, str], None],
         on_up: Callable[[str], None],
+        on_down: Callable[[str], None],
+        cell_number: int = 0,
     ) -> None:
         self._db = db
+        self._on_down = on_down
+        self._cell_number = cell_number
         self._world = world
         self._seal = seal
         self._open_image = open_image
@@ -62,7 +70,7 @@ class CellHosts:
 
     async def start(self) -> None:
         """Load hosts and claims, connect, and wait a little for first answers."""
-        known = await self._db.read(lambda tx: tx.list(rows.hosts))
+        known = await self._db.read(lambda tx: tx.list(rows.hosts, is_removed=False))
         # One that was added before the start has its driver.
         await asyncio.gather(*(self._open(row) for row in known if row.id not in self.drivers))
         building = {row.id for row in await self._db.read(lambda tx: tx.all(_BUILDING))}
@@ -101,18 +109,16 @@ class CellHosts:
         now = self._world.clock.now()
         known = tx.find(rows.hosts, url=url)
         if known is not None:
-            tx.update(
-                rows.hosts, {"id": known.id}, user=user, sealed_password=sealed, updated_at=now
-            )
+            back = {"is_removed": False, "name": name} if known.is_removed else {}
+            rows.change_host(tx, known.id, now_s=now, user=user, sealed_password=sealed, **back)
             return HostId(known.id)
         if tx.find(rows.hosts, name=name) is not None:
             raise Conflict(f"a host named {name} exists at another address", name=name)
         host_id = HostId(self._world.ids.uuid())
-        tx.insert(
-            rows.hosts,
+        rows.insert_host(
+            tx,
             {
                 "id": host_id,
-                "number": rows.next_number(tx),
                 "service_id": self._world.ids.uuid(),
                 "name": name,
                 "url": url,
@@ -122,22 +128,43 @@ class CellHosts:
                 "is_enabled": True,
                 "disabled_reason": None,
                 "is_forced_down": False,
+                "is_up": False,
+                "down_reason": "not yet connected",
                 "facts": None,
                 "created_at": now,
                 "updated_at": now,
+                "is_removed": False,
             },
+            cell_number=self._cell_number,
         )
         return host_id
 
-    async def refresh(self, host_id: HostId) -> None:
-        """Take over what an operator changed in a host's row."""
-        row = await self._db.read(lambda tx: tx.find(rows.hosts, id=host_id))
-        if row is None:
+    async def change(self, host_id: HostId, values: dict[str, Any]) -> None:
+        """Change what an operator says of a host: zone, enabled, forced down, taken out.
+
+        Raises:
+            NotFound: the cell has no such host.
+            Conflict: it is to be taken out, or to another zone, and has servers.
+        """
+        row = await self._db.run(self._change, host_id, values)
+        if row.is_removed:
             await self._drop(host_id)
             return
         self.rows[host_id] = row
         self.table.update(self._described(row))
         self.wake_waiting()
+
+    def _change(self, tx: Tx, host_id: HostId, values: dict[str, Any]) -> Row:
+        row = tx.find(rows.hosts, id=host_id, is_removed=False)
+        if row is None:
+            raise NotFound(f"host {host_id} is not in this cell")
+        moves = values.get("is_removed") or values.get("zone", row.zone) != row.zone
+        if moves and tx.list(allocations, host_id=host_id):
+            raise Conflict(f"Host {row.name} has servers: move them first.")
+        if values.get("is_removed"):
+            # The row stays for the parents to learn of; its name is free for another host.
+            values = {**values, "name": f"{row.name}~{host_id}"}
+        return rows.change_host(tx, host_id, now_s=self._world.clock.now(), **values)
 
     async def _drop(self, host_id: HostId) -> None:
         """Let go of a host that an operator took out."""
@@ -216,14 +243,25 @@ class CellHosts:
         self.table.update(self._described(row))
         if is_up:
             self._on_up(host_id)
+        else:
+            self._on_down(host_id)
         self.wake_waiting()
 
     async def keep_facts(self, host_id: str) -> None:
-        """Write what a host said of itself, for lists and for the next start."""
-        row = self.rows[HostId(host_id)]
+        """Write what a host said of itself and whether it is up, for lists and the next start."""
+        row, driver = self.rows.get(HostId(host_id)), self.drivers.get(HostId(host_id))
+        if row is None or driver is None:
+            return
+        is_up = driver.is_up
+        down_reason = "" if is_up else driver.down_reason
         await self._db.run(
-            lambda tx: tx.update(
-                rows.hosts, {"id": row.id}, facts=row.facts, updated_at=self._world.clock.now()
+            lambda tx: rows.change_host(
+                tx,
+                row.id,
+                now_s=self._world.clock.now(),
+                facts=row.facts,
+                is_up=is_up,
+                down_reason=down_reason,
             )
         )
 
@@ -246,6 +284,34 @@ class CellHosts:
             ),
             is_building=is_building,
         )
+
+    def reserve(self, request: PlacementRequest) -> Placement | NoValidHost:
+        """Choose a host and claim it in the table, for a build that begins later.
+
+        Builds in flight do not count against a host here: they end by themselves.
+        """
+        result = choose(self.table, request, ids=self._world.ids, filters=_LASTING)
+        if isinstance(result, Placement):
+            self.table.claim(result.indices[0], request, is_building=False)
+        return result
+
+    async def begin(self, instance_id: str) -> None:
+        """Wait until the host that an instance has a claim on takes another build.
+
+        Raises:
+            NotFound: it has no claim.
+        """
+        looks = 0
+        while True:
+            claim = self.table.find_claim(InstanceId(instance_id))
+            if claim is None:
+                raise NotFound(f"instance {instance_id} holds no claim")
+            if self.table.io_ops[claim.host_index] < IO_OPS_PER_HOST_MAX:
+                self.table.begin_build(InstanceId(instance_id))
+                return
+            if looks > 1:
+                self._wake_one(looks - 1)
+            looks = await self._turn()
 
     async def claim(self, request: PlacementRequest) -> Placement | NoValidHost:
         """Choose a host and claim it in the table; wait while only builds in flight are in the way.

@@ -1,8 +1,8 @@
 """What an API cell does when it learns of a change to an instance.
 
 The rows of a cell's instances travel up; here is what follows for rows that the API cell owns:
-ports, quota, and the end of a server. Every effect may be repeated. In a tree of one it runs in
-the transaction that makes the change.
+ports, quota, and the end of a server. Every effect may be repeated. It runs in the transaction that
+learns of the change, which in a tree of one is the transaction that makes it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from xenith.db import Row, Tx
 
 def apply_change(tx: Tx, networks: Networking, instance: Row) -> None:
     """Follow a change of an instance. Transaction function."""
+    if instance.vm_state not in ("deleted", "active"):
+        return
+    server = tx.find(servers, id=instance.id)
+    if server is None or server.deleted_at is not None or server.cell_id != instance.cell_id:
+        # Gone, or another cell's: a cell has no say about servers that it was not given.
+        return
     if instance.vm_state == "deleted":
-        _end_server(tx, networks, instance)
+        end_server(tx, networks, server, now_s=instance.terminated_at)
     elif instance.vm_state == "active" and instance.host_name is not None:
         networks.bind_ports(tx, instance_id=instance.id, host=instance.host_name)
 
 
-def _end_server(tx: Tx, networks: Networking, instance: Row) -> None:
-    server = tx.find(servers, id=instance.id)
-    if server is None or server.deleted_at is not None:
-        return
-    networks.release_ports(tx, instance_id=instance.id)
+def end_server(tx: Tx, networks: Networking, server: Row, *, now_s: float) -> None:
+    """Mark a server deleted and give back what it held here. Transaction function."""
+    networks.release_ports(tx, instance_id=server.id)
     quotas.release_instances(
         tx,
         server.project_id,
@@ -35,8 +39,8 @@ def _end_server(tx: Tx, networks: Networking, instance: Row) -> None:
     )
     tx.update(
         servers,
-        {"id": instance.id},
-        deleted_at=instance.terminated_at,
-        updated_at=instance.terminated_at,
+        {"id": server.id},
+        deleted_at=now_s,
+        updated_at=now_s,
         pending_task_state=None,
     )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from xenith.cells.intents import prune_inbox
 from xenith.compute.records.instances import change_instance, instances
 from xenith.compute.records.quotas import recount_usage
 from xenith.compute.states import NOSTATE, POWER_NUMBERS
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 _log = logger("compute.reconcile")
 
-#: Seconds that an applied intent's id is kept: a link asks again within seconds of being back, and
-#: a parent that was away for longer than a week is repaired by comparison, not by intents.
-INBOX_KEPT_S = 7 * 86400.0
 #: vm_states in which a host must have the VM.
 _SETTLED = frozenset(("active", "stopped", "paused", "suspended"))
 
@@ -111,21 +107,6 @@ class PowerReconciler:
             _log.warning("host not compared", host=driver.address.name, error=str(error))
             return 0
         return len(changed) + len(missing)
-
-
-class InboxPruning:
-    """Forgets which intents were applied, when no link can bring them again."""
-
-    name = "compute.inbox"
-    period_s = 3600.0
-
-    def __init__(self, cell: ComputeCell) -> None:
-        self._cell = cell
-
-    async def activate(self) -> Mapping[str, int]:
-        """Forget those that are old."""
-        before_s = self._cell.world.clock.now() - INBOX_KEPT_S
-        return {"forgotten": await self._cell.db.run(prune_inbox, before_s=before_s)}
 
 
 class UsageRecount:

@@ -88,6 +88,9 @@ class Database(Protocol):
         Only this process's commits are heard. Gives the function that ends it.
         """
 
+    def on_row(self, kind: str, follower: Callable[[Tx, Any], None]) -> None:
+        """Have ``follower(tx, row)`` called by ``tx.follow(kind, row)``, in its transaction."""
+
 
 def open_database(url: str, *, ids: Ids | None = None, clock: Clock | None = None) -> Database:
     """Open ``sqlite:///PATH``, ``sqlite://`` (in memory) or ``postgresql://…``.
@@ -189,6 +192,10 @@ class SqliteDatabase:
         """Call ``listener(payload)`` after commits that notify ``topic``."""
         return self._surroundings.listen(topic, listener)
 
+    def on_row(self, kind: str, follower: Callable[[Tx, Any], None]) -> None:
+        """Call ``follower(tx, row)`` for each ``tx.follow(kind, row)``."""
+        self._surroundings.followers[kind] = follower
+
 
 def _sqlite_error(error: BaseException) -> XenithError | None:
     """Give our error for what the caller can act on, None for what is a mistake of ours."""
@@ -263,6 +270,10 @@ class PostgresDatabase:
     def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
         """Call ``listener(payload)`` after commits that notify ``topic``."""
         return self._surroundings.listen(topic, listener)
+
+    def on_row(self, kind: str, follower: Callable[[Tx, Any], None]) -> None:
+        """Call ``follower(tx, row)`` for each ``tx.follow(kind, row)``."""
+        self._surroundings.followers[kind] = follower
 
     def _connect(self) -> Any:
         try:

@@ -39,10 +39,11 @@ class Cursor(Protocol):
 class Surroundings:
     """What all transactions of one database share: its world and who listens to its commits."""
 
-    __slots__ = ("listeners", "world")
+    __slots__ = ("followers", "listeners", "world")
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.followers: dict[str, Callable[[Tx, Row], None]] = {}
         self.listeners: dict[str, list[Callable[[str], None]]] = {}
 
     def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
@@ -76,6 +77,12 @@ class Tx:
         """Tell who listens to ``topic`` in this process, after the commit; only a hint."""
         for listener in self._surroundings.listeners.get(topic, ()):
             self.hints.append(partial(listener, payload))
+
+    def follow(self, kind: str, row: Row) -> None:
+        """Do in this transaction what who keeps this database does about such a row."""
+        follower = self._surroundings.followers.get(kind)
+        if follower is not None:
+            follower(self, row)
 
     # -- statements of any form
 

@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from xenith.blob import open_store
-from xenith.cells.intents import IntentLink
-from xenith.compute.cell import ComputeCell
+from xenith.cells.keys import CellKey
 from xenith.compute.endpoints.operator import service as operator_service
 from xenith.compute.endpoints.service import service as compute_service
-from xenith.compute.operations import Compute
-from xenith.compute.operations.context import Context
 from xenith.compute.operations.operator import Operator
-from xenith.compute.projection import apply_change
 from xenith.compute.reconcilers import UsageRecount as ComputeRecount
-from xenith.core.ids import CellId, HostId
+from xenith.core.ids import CellId
 from xenith.core.log import logger
 from xenith.core.settings import Settings
 from xenith.core.world import World
-from xenith.db import Database, Row, Tx, open_database
+from xenith.db import Database, open_database
 from xenith.db.migrate import prepare
 from xenith.dev import keys
+from xenith.dev.cells import Root, Seat, tree_of_one
 from xenith.dev.hosts import OwnHosts
 from xenith.dev.locks import take_lock
 from xenith.dev.pages import pages
@@ -50,8 +47,17 @@ ONLY_CELL = CellId("00000000-0000-0000-0000-00000000ce11")
 class Cloud:
     """A whole cloud; ``start`` it, serve its ``site``, ``stop`` it."""
 
-    def __init__(self, settings: Settings, *, site_url: str, world: World | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        site_url: str,
+        world: World | None = None,
+        seat: Seat | None = None,
+    ) -> None:
         self.settings = settings
+        #: The place of a root that has cells below it; without one, this is a tree of one.
+        self._seat = seat
         self.site_url = settings.public_url.rstrip("/") or site_url
         self.world = world or World()
         self.directory = Path(settings.data).absolute()
@@ -92,9 +98,7 @@ class Cloud:
             network_service(self.networks),
             compute_service(self.compute),
         ]
-        operator = operator_service(
-            Operator(self.context, take_host=self.cell.hosts.add, down_reason=self._down_reason)
-        )
+        operator = operator_service(Operator(self.context))
         self.site = Site(
             [*self.services, operator],
             world=world,
@@ -103,16 +107,19 @@ class Cloud:
             extra=pages(self),
         )
         self._recounts = ReconcilerLoop(world, [ComputeRecount(self.db), NetworkRecount(self.db)])
+        await self.cell.node.prepare()
         await self._bootstrap()
         await self.images.recover()
-        for host in await self.hosts.start():
-            await self.cell.hosts.add(
-                name=host.name,
-                url=host.url,
-                user=host.user,
-                password=host.password,
-                zone=self.context.default_zone,
-            )
+        compute = self.cell.compute
+        if compute is not None:
+            for host in await self.hosts.start():
+                await compute.hosts.add(
+                    name=host.name,
+                    url=host.url,
+                    user=host.user,
+                    password=host.password,
+                    zone=self.context.default_zone,
+                )
         await self.cell.start()
         self._recounts.start()
         self._has_started = True
@@ -135,42 +142,30 @@ class Cloud:
         """Whether requests can be served."""
         return self._has_started
 
+    @property
+    def host_count(self) -> int:
+        """Hosts that this process's own cell has."""
+        return 0 if self.cell.compute is None else len(self.cell.compute.hosts.drivers)
+
     def _assemble_compute(self) -> None:
-        seal = keys.open_seal(self.directory)
-        link = IntentLink(self.db, self.db, self.world, ONLY_CELL)
-        self.cell = ComputeCell(
+        seat = self._seat or tree_of_one(
+            ONLY_CELL,
+            CellKey.load_or_create(self.directory / "cell.key"),
+            region=self.settings.region,
+            world=self.world,
+        )
+        self.cell = Root(
             self.db,
             self.world,
-            cell_id=ONLY_CELL,
-            link=link,
-            images=self.images,
-            seal=seal,
-            project=self._project,
-        )
-        self.context = Context(
-            db=self.db,
-            world=self.world,
-            link=link,
+            seat,
+            seal=keys.open_seal(self.directory),
             images=self.images,
             networks=self.networks,
             projects=self.identity,
-            seal=seal,
-            is_host_up=self._is_host_up,
-            on_host_changed=lambda host_id: self.cell.hosts.refresh(HostId(host_id)),
+            has_hosts=self._seat is None,
             has_forced_config_drive=self.hosts.needs_config_drive,
         )
-        self.compute = Compute(self.context, console=self.cell.console_log)
-
-    def _project(self, tx: Tx, instance: Row) -> None:
-        apply_change(tx, self.networks, instance)
-
-    def _is_host_up(self, host_id: str) -> bool:
-        driver = self.cell.hosts.drivers.get(HostId(host_id))
-        return driver is not None and driver.is_up
-
-    def _down_reason(self, host_id: str) -> str:
-        driver = self.cell.hosts.drivers.get(HostId(host_id))
-        return "not connected" if driver is None else driver.down_reason
+        self.context, self.compute = self.cell.context, self.cell.service
 
     async def _bootstrap(self) -> None:
         admin, demo = keys.passwords(self.settings, self.directory, self.world.ids)

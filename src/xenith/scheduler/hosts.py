@@ -232,7 +232,7 @@ class HostTable:
         weights, part, values = self._scratch
         return weights[:count], part[:count], values[:count]
 
-    def claim(self, host_index: int, request: PlacementRequest) -> int:
+    def claim(self, host_index: int, request: PlacementRequest, *, is_building: bool = True) -> int:
         """Take what the request needs from the host and count a build; give its generation.
 
         Raises:
@@ -255,7 +255,7 @@ class HostTable:
                     resource=resource,
                     lacking=need - free,
                 )
-        return self.adopt(host_index, request, is_building=True)
+        return self.adopt(host_index, request, is_building=is_building)
 
     def adopt(
         self, host_index: int, request: PlacementRequest, *, is_building: bool = False
@@ -313,6 +313,15 @@ class HostTable:
         if claim.group_id is not None:
             self.groups.subtract(claim.group_id, row)
         return self._next_generation(row)
+
+    def begin_build(self, instance_id: InstanceId) -> None:
+        """Count the instance as a build in flight on the host that it has a claim on."""
+        claim = self._claims.get(instance_id)
+        if claim is None or instance_id in self._building:
+            return
+        self._building.add(instance_id)
+        self.io_ops[claim.host_index] += 1
+        self.io_ops_total += 1
 
     def finish_build(self, instance_id: InstanceId) -> None:
         """Stop counting the instance as a build in flight; safe to repeat."""

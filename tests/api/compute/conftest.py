@@ -7,18 +7,23 @@ from typing import Any
 import httpx2
 import pytest
 
-from xenith.cells.intents import IntentLink
+from xenith.cells.changes import ensure_self
+from xenith.cells.keys import CellKey
+from xenith.cells.node import Node
 from xenith.compute.endpoints.service import service
 from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context, Seal
-from xenith.compute.records.hosts import hosts, next_number
-from xenith.compute.records.instances import allocations, instances
+from xenith.compute.origin import TABLES, ComputeOrigin, HostStates, follow_changes
+from xenith.compute.records.hosts import change_host, insert_host
+from xenith.compute.records.instances import allocations, insert_instance
 from xenith.compute.records.servers import servers
 from xenith.core.ids import CellId
 from xenith.core.world import World
 from xenith.db import Database
+from xenith.dev.cells import tree_of_one
 from xenith.http import Site
 
+CELL = CellId("cell")
 PROJECTS = ("p1", "p2")
 FACTS = {
     "memory_mib": 8192,
@@ -36,6 +41,26 @@ class _Projects:
         return project_id in PROJECTS
 
 
+class Hosts:
+    """A cell that has hosts as rows alone; it does what an operator says of them."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        #: Hosts that were changed.
+        self.told: list[str] = []
+        self.console = lambda: ""
+
+    async def answer(self, method: str, params: dict[str, Any]) -> Any:
+        if method == "console_log":
+            return self.console()
+        assert method == "change_host"
+        self.told.append(params["host_id"])
+        row = await self.db.run(
+            lambda tx: change_host(tx, params["host_id"], now_s=1.7e9, **params["values"])
+        )
+        return {"number": row.change_number}
+
+
 class Cloud:
     """Compute with its rows in reach."""
 
@@ -43,24 +68,46 @@ class Cloud:
         self.db = db
         self.world = world
         self.down: set[str] = set()
-        #: Hosts whose cell was told of a change.
-        self.told: list[str] = []
+        self.hosts = Hosts(db)
+        key = CellKey.derive(b"cell")
+        seat = tree_of_one(CELL, key, region="r", world=world)
+        networks: Any = None
+        self.node = Node(
+            db,
+            world,
+            cell_id=CELL,
+            key=key,
+            root=key.public,
+            signed=seat.signed,
+            buses=seat.buses,
+            tables=TABLES,
+            executor=self.hosts,  # type: ignore[arg-type]
+            origin=ComputeOrigin(lambda: self.context, networks),
+        )
+        follow_changes(db, networks, HostStates())
         self.context = Context(
             db=db,
             world=world,
-            link=IntentLink(db, db, world, CellId("cell")),
+            node=self.node,
             images=None,  # type: ignore[arg-type]
-            networks=None,  # type: ignore[arg-type]
+            networks=networks,
             projects=_Projects(),
             seal=Seal(close=lambda data: data, open=lambda data: data),
             is_host_up=lambda host_id: host_id not in self.down,
-            on_host_changed=self._tell,
         )
-        self.compute = Compute(self.context, console=None)  # type: ignore[arg-type]
+        self.compute = Compute(self.context)
         self.site: Site | None = None
 
-    async def _tell(self, host_id: str) -> None:
-        self.told.append(host_id)
+    @property
+    def told(self) -> list[str]:
+        return self.hosts.told
+
+    async def take_down(self, host_id: str) -> None:
+        """Have a host's cell say that it does not answer."""
+        await self.db.run(
+            lambda tx: change_host(tx, host_id, now_s=self.world.clock.now(), is_up=False)
+        )
+        self.down.add(host_id)
 
     def client(self, token: str | None = "admin", version: str = "2.1") -> httpx2.AsyncClient:
         headers = {"OpenStack-API-Version": f"compute {version}"}
@@ -96,11 +143,14 @@ class Cloud:
             "is_enabled": True,
             "disabled_reason": None,
             "is_forced_down": False,
+            "is_up": True,
+            "down_reason": "",
+            "is_removed": False,
             "facts": FACTS,
             "created_at": self.world.clock.now(),
             "updated_at": self.world.clock.now(),
         }
-        await self.db.run(lambda tx: tx.insert(hosts, {**row, "number": next_number(tx), **fields}))
+        await self.db.run(lambda tx: insert_host(tx, {**row, **fields}, cell_number=0))
         return host_id
 
     async def add_server(
@@ -150,10 +200,10 @@ class Cloud:
             "created_at": now,
             "updated_at": now,
             "intent_number": 1,
+            "cell_id": CELL,
         }
         row = {
             "id": server_id,
-            "cell_id": "cell",
             "project_id": project_id,
             "host_id": host_id,
             "vm_state": "active",
@@ -161,6 +211,8 @@ class Cloud:
             "power_state": 1,
             "applied_intent": 1,
             "generation": 1,
+            "build": "b",
+            "is_confirmed": True,
             "created_at": now,
             "updated_at": now,
             **instance,
@@ -168,7 +220,7 @@ class Cloud:
 
         def insert(tx: Any) -> None:
             tx.insert(servers, server)
-            tx.insert(instances, row)
+            insert_instance(tx, row)
             if host_id is not None:
                 tx.insert(
                     allocations,
@@ -189,5 +241,6 @@ class Cloud:
 @pytest.fixture
 async def cloud(db: Database, world: World, site_of: Any) -> Cloud:
     made = Cloud(db, world)
+    await db.run(ensure_self, CELL)
     made.site = site_of([service(made.compute)])
     return made

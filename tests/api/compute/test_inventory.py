@@ -121,7 +121,7 @@ async def test_uptime_is_told_when_the_host_told_it(cloud, host, world):
     second = await cloud.add_host("told", facts={"booted_at": since})
     shown = (await cloud.get("/os-hypervisors/2/uptime"))["hypervisor"]
     assert shown["uptime"] == "up 1 days,  1:00"
-    cloud.down.add(second)
+    await cloud.take_down(second)
     assert (await cloud.ask("GET", "/os-hypervisors/2/uptime")).status_code == 400
 
 
@@ -142,7 +142,7 @@ def test_a_version_becomes_one_number():
 
 async def test_services_are_listed_by_host_and_binary(cloud, host):
     await cloud.add_host("host2", is_enabled=False, disabled_reason="broken")
-    cloud.down.add(host)
+    await cloud.take_down(host)
     body = await cloud.get("/os-services?binary=nova-compute")
     first, second = body["services"]
     assert first == {
@@ -246,7 +246,7 @@ async def test_zones_are_shown_to_all_and_their_hosts_to_admins(cloud, host):
         {"zoneName": "nova", "zoneState": {"available": True}, "hosts": None},
         {"zoneName": "quiet", "zoneState": {"available": False}, "hosts": None},
     ]
-    cloud.down.add(host)
+    await cloud.take_down(host)
     body = await cloud.get("/os-availability-zone/detail")
     assert body["availabilityZoneInfo"][0]["hosts"]["host1"]["nova-compute"] == {
         "active": True,

@@ -8,13 +8,11 @@ import dataclasses
 import pytest
 
 from xenith.blob import FileStore
-from xenith.cells.intents import IntentLink
 from xenith.compute.endpoints.service import service
 from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context, Seal
 from xenith.compute.records.quotas import usage_of
 from xenith.compute.states import TRANSITIONS
-from xenith.core.ids import CellId
 from xenith.image.operations import Images, NewImage
 from xenith.image.records import images
 from xenith.network.attributes import NETWORK, PORT, SUBNET
@@ -38,19 +36,16 @@ class Acceptance:
         context = Context(
             db=cloud.db,
             world=cloud.world,
-            link=IntentLink(cloud.db, cloud.db, cloud.world, CellId("cell")),
+            node=cloud.node,
             images=self.images,
             networks=self.networks,
             projects=cloud.context.projects,
             seal=Seal(close=lambda data: data, open=lambda data: data),
             is_host_up=lambda _host_id: True,
-            on_host_changed=cloud.context.on_host_changed,
         )
-        self.compute = Compute(context, console=self.read_console)
+        self.compute = Compute(context)
+        cloud.hosts.console = lambda: self.console
         self.ask, self.get = cloud.ask, cloud.get
-
-    async def read_console(self, _server_id, _byte_count):
-        return self.console
 
     async def fill(self):
         await self.compute.flavors.ensure_defaults()

@@ -129,8 +129,9 @@ def detail(call: Call[Any], view: ServerView) -> dict[str, Any]:
         body["security_groups"] = [{"name": name} for name in server.security_groups]
     if status in ("ACTIVE", "BUILD", "PASSWORD", "REBUILD", "RESIZE", "VERIFY_RESIZE"):
         body["progress"] = 100 if status == "ACTIVE" else 0
-    if status in ("ERROR", "DELETED") and instance is not None and instance.fault:
-        fault = dict(instance.fault)
+    told = server.fault if instance is None else instance.fault
+    if status in ("ERROR", "DELETED") and told:
+        fault = dict(told)
         if not call.principal.is_admin:
             fault.pop("details", None)
         body["fault"] = fault

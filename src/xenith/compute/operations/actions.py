@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import (
     get_view,
@@ -15,20 +13,17 @@ from xenith.compute.records import actions
 from xenith.compute.records.servers import servers, update_server
 from xenith.compute.states import TRANSITIONS
 from xenith.core.errors import Conflict, Forbidden, NotFound
+from xenith.core.ids import CellId
 from xenith.core.limits import CONSOLE_LOG_BYTES_MAX
 from xenith.db import Row, Tx
 from xenith.http import Principal
-
-#: Gives the end of a server's console log; the cell that runs the server answers.
-ConsoleSource = Callable[[str, int], Awaitable[str]]
 
 
 class ServerActions:
     """Operations that a server's action endpoints ask for."""
 
-    def __init__(self, context: Context, console: ConsoleSource) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._console = console
 
     async def power(
         self, principal: Principal, server_id: str, transition: str, *, request_id: str
@@ -98,7 +93,11 @@ class ServerActions:
         view = await self._context.db.read(get_view, server_id, principal)
         if view.instance is None or view.instance.host_id is None:
             raise Conflict(f"Instance {server_id} is not ready: no host has it yet")
-        text = await self._console(server_id, CONSOLE_LOG_BYTES_MAX)
+        text: str = await self._context.node.ask(
+            CellId(view.instance.cell_id),
+            "console_log",
+            {"instance_id": server_id, "byte_count": CONSOLE_LOG_BYTES_MAX},
+        )
         if line_count is None or line_count < 0:
             return text
         lines = text.splitlines(keepends=True)

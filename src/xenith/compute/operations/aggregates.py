@@ -1,7 +1,7 @@
 """Aggregates of hosts, and the zones that hosts have through them.
 
-The zone that counts for placement is in the host's row; what changes an aggregate with a zone
-writes it there, and tells the host's cell.
+The zone that counts for placement is in the host's row, which is its cell's: what changes an
+aggregate with a zone has the cell write it there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from xenith.compute.records.aggregates import (
     zones_of_host,
 )
 from xenith.compute.records.hosts import hosts
-from xenith.compute.records.instances import allocations
+from xenith.compute.records.instances import instances
 from xenith.core.errors import Conflict, Invalid, NotFound
 from xenith.db import Row, Tx
+
+#: Hosts that a change brings to another zone, with that zone.
+Moved = list[tuple[Row, str]]
 
 
 class AggregateView(msgspec.Struct, frozen=True):
@@ -92,14 +95,14 @@ class Aggregates:
             Conflict: the name is taken, or the zone may not change now.
         """
 
-        def change(tx: Tx) -> AggregateView:
+        def change(tx: Tx, moved: Moved) -> AggregateView:
             view = _view(tx, number)
             if name is not None and name != view.row.name:
                 _refuse_taken(tx, name)
             kept = {**view.row.metadata, **metadata}
             changed = {key: value for key, value in kept.items() if value is not None}
             if changed.get(ZONE) != view.row.metadata.get(ZONE):
-                self._move(tx, view, changed.get(ZONE))
+                moved += self._move(tx, view, changed.get(ZONE))
             change_aggregate(
                 tx,
                 number,
@@ -133,14 +136,14 @@ class Aggregates:
             Conflict: it is in already, or would be in two zones, or change zone with servers on it.
         """
 
-        def add(tx: Tx) -> AggregateView:
+        def add(tx: Tx, moved: Moved) -> AggregateView:
             view = _view(tx, number)
             host = _host(tx, host_name)
             if host_name in view.hosts:
                 raise Conflict(f"Aggregate {number} already has host {host_name}.")
             zone = view.row.metadata.get(ZONE)
             if zone is not None:
-                self._set_zone(tx, host, zone, without=number)
+                moved += self._set_zone(tx, host, zone, without=number)
             tx.insert(aggregate_hosts, {"aggregate": number, "host_name": host_name})
             return _view(tx, number)
 
@@ -154,49 +157,55 @@ class Aggregates:
             Conflict: servers on it are in the aggregate's zone.
         """
 
-        def remove(tx: Tx) -> AggregateView:
+        def remove(tx: Tx, moved: Moved) -> AggregateView:
             view = _view(tx, number)
             host = _host(tx, host_name)
             if not tx.delete(aggregate_hosts, aggregate=number, host_name=host_name):
                 raise NotFound(f"Aggregate {number} has no host {host_name}.")
             if ZONE in view.row.metadata:
-                self._set_zone(tx, host, None, without=number)
+                moved += self._set_zone(tx, host, None, without=number)
             return _view(tx, number)
 
         return await self._change(remove)
 
-    def _move(self, tx: Tx, view: AggregateView, zone: str | None) -> None:
+    def _move(self, tx: Tx, view: AggregateView, zone: str | None) -> Moved:
+        moved: Moved = []
         for name in view.hosts:
-            host = tx.find(hosts, name=name)
+            host = tx.find(hosts, name=name, is_removed=False)
             if host is not None:
-                self._set_zone(tx, host, zone, without=view.row.number)
+                moved += self._set_zone(tx, host, zone, without=view.row.number)
+        return moved
 
-    def _set_zone(self, tx: Tx, host: Row, zone: str | None, *, without: int) -> None:
-        """Write a host's zone; ``zone`` None is what its other aggregates say, or the default."""
+    def _set_zone(self, tx: Tx, host: Row, zone: str | None, *, without: int) -> Moved:
+        """Give a host its zone; ``zone`` None is what its other aggregates say, or the default."""
         others = zones_of_host(tx, host.name, without=without)
         if zone is not None and others and others != [zone]:
             raise Conflict(f"Host {host.name} is already in availability zone {others[0]}.")
         wanted = zone or (others[0] if others else self._context.default_zone)
         if wanted == host.zone:
-            return
-        if tx.first(sa.select(allocations.c.instance_id).where(allocations.c.host_id == host.id)):
+            return []
+        on_it = sa.select(instances.c.id).where(
+            instances.c.host_id == host.id, instances.c.vm_state != "deleted"
+        )
+        if tx.first(on_it) is not None:
             raise Conflict(
                 f"Host {host.name} has servers in availability zone {host.zone}: move them first."
             )
-        tx.update(hosts, {"id": host.id}, zone=wanted, updated_at=self._now())
+        return [(host, wanted)]
 
-    async def _change(self, change: Callable[[Tx], AggregateView]) -> AggregateView:
-        """Run a change, then tell the cells of the hosts that it may have moved."""
+    async def _change(self, change: Callable[[Tx, Moved], AggregateView]) -> AggregateView:
+        """Run a change, and have the cells of the hosts that it moves follow.
 
-        def run(tx: Tx) -> tuple[AggregateView, list[str]]:
-            before = {row.id: row.zone for row in tx.list(hosts)}
-            view = change(tx)
-            moved = [row.id for row in tx.list(hosts) if before[row.id] != row.zone]
-            return view, moved
+        A cell that is away is told when it is back: what aggregates say is compared in time.
+        """
+
+        def run(tx: Tx) -> tuple[AggregateView, Moved]:
+            moved: Moved = []
+            return change(tx, moved), moved
 
         view, moved = await self._context.db.run(run)
-        for host_id in moved:
-            await self._context.on_host_changed(host_id)
+        for host, zone in moved:
+            await self._context.change_host(host, zone=zone)
         return view
 
     def _now(self) -> float:
@@ -211,7 +220,7 @@ def _view(tx: Tx, number: int) -> AggregateView:
 
 
 def _host(tx: Tx, name: str) -> Row:
-    row = tx.find(hosts, name=name)
+    row = tx.find(hosts, name=name, is_removed=False)
     if row is None:
         raise NotFound(f"Compute host {name[:255]} could not be found.")
     return row

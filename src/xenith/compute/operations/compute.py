@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xenith.compute.operations.actions import ConsoleSource, ServerActions
+from xenith.compute.operations.actions import ServerActions
 from xenith.compute.operations.aggregates import Aggregates
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.flavors import Flavors
@@ -18,10 +18,10 @@ from xenith.compute.operations.usage import Usage
 class Compute:
     """The compute service of one API cell."""
 
-    def __init__(self, context: Context, *, console: ConsoleSource) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
         self.servers = Servers(context)
-        self.actions = ServerActions(context, console)
+        self.actions = ServerActions(context)
         self.labels = ServerLabels(context)
         self.flavors = Flavors(context)
         self.keypairs = Keypairs(context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,13 @@ import sqlalchemy as sa
 from xenith.compute.operations.context import Context
 from xenith.compute.records.aggregates import aggregate_hosts
 from xenith.compute.records.hosts import hosts
-from xenith.compute.records.instances import allocations, instances
+from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 from xenith.core.errors import Conflict, Invalid, NotFound
 from xenith.db import Row, Tx
+
+#: An instance is the server's own, and not what another cell has left of it.
+_IS_ITS = sa.and_(servers.c.id == instances.c.id, servers.c.cell_id == instances.c.cell_id)
 
 #: The only binary that hosts stand for. Source: what nova's clients ask for.
 BINARY = "nova-compute"
@@ -96,7 +98,7 @@ class Inventory:
         """
 
         def read(tx: Tx) -> list[HostView]:
-            statement = sa.select(hosts)
+            statement = sa.select(hosts).where(hosts.c.is_removed == 0)
             if pattern is not None:
                 statement = statement.where(hosts.c.name.contains(pattern, autoescape=True))
             if marker is not None:
@@ -134,7 +136,8 @@ class Inventory:
             return []
 
         def read(tx: Tx) -> list[HostView]:
-            rows = tx.list(hosts) if host is None else tx.list(hosts, name=host)
+            keys = {} if host is None else {"name": host}
+            rows = tx.list(hosts, is_removed=False, **keys)
             return self._views(tx, sorted(rows, key=lambda row: int(row.number)))
 
         return await self._context.db.read(read)
@@ -147,7 +150,7 @@ class Inventory:
         """
 
         def find(tx: Tx) -> Row:
-            row = tx.find(hosts, name=host) if binary == BINARY else None
+            row = tx.find(hosts, name=host, is_removed=False) if binary == BINARY else None
             if row is None:
                 raise NotFound(
                     f"Could not find binary {binary[:255]} on host {host[:255]}.",
@@ -172,43 +175,33 @@ class Inventory:
             NotFound: there is no such service.
             Conflict: the host has servers.
         """
-
-        def delete(tx: Tx) -> str:
-            row = _get_service(tx, service_ref)
-            on_it = sa.select(instances.c.id).where(
-                instances.c.host_id == row.id, instances.c.vm_state != "deleted"
+        row = await self._context.db.read(_get_service, service_ref)
+        on_it = sa.select(instances.c.id).where(
+            instances.c.host_id == row.id, instances.c.vm_state != "deleted"
+        )
+        if await self._context.db.read(lambda tx: tx.first(on_it)) is not None:
+            raise Conflict(
+                "Unable to delete compute service that is hosting instances. Migrate or "
+                "delete the instances first."
             )
-            if tx.first(on_it) is not None:
-                raise Conflict(
-                    "Unable to delete compute service that is hosting instances. Migrate or "
-                    "delete the instances first."
-                )
-            tx.delete(aggregate_hosts, host_name=row.name)
-            tx.delete(hosts, id=row.id)
-            return str(row.id)
-
-        host_id = await self._context.db.run(delete)
-        # The cell looks for the row of what it is told has changed, and this one is gone.
-        with contextlib.suppress(NotFound):
-            await self._context.on_host_changed(host_id)
+        await self._context.change_host(row, is_removed=True)
+        await self._context.db.run(lambda tx: tx.delete(aggregate_hosts, host_name=row.name))
 
     async def _change(self, find: Any, change: ServiceChange) -> HostView:
-        def run(tx: Tx) -> HostView:
-            row = find(tx)
-            values: dict[str, Any] = {}
-            if change.is_enabled is not None:
-                values["is_enabled"] = change.is_enabled
-                values["disabled_reason"] = None if change.is_enabled else change.disabled_reason
-            if change.is_forced_down is not None:
-                values["is_forced_down"] = change.is_forced_down
-            now = self._context.world.clock.now()
-            tx.update(hosts, {"id": row.id}, updated_at=now, **values)
+        values: dict[str, Any] = {}
+        if change.is_enabled is not None:
+            values["is_enabled"] = change.is_enabled
+            values["disabled_reason"] = None if change.is_enabled else change.disabled_reason
+        if change.is_forced_down is not None:
+            values["is_forced_down"] = change.is_forced_down
+        row = await self._context.db.read(find)
+        await self._context.change_host(row, **values)
+
+        def read(tx: Tx) -> HostView:
             (view,) = self._views(tx, [tx.get(hosts, id=row.id)])
             return view
 
-        view = await self._context.db.run(run)
-        await self._context.on_host_changed(view.row.id)
-        return view
+        return await self._context.db.read(read)
 
     # -- zones
 
@@ -233,7 +226,7 @@ class Inventory:
         return [
             HostView(
                 row,
-                not row.is_forced_down and self._context.is_host_up(row.id),
+                row.is_up and not row.is_forced_down,
                 used.get(row.id, Used()),
                 tuple(on_them.get(row.id, ())),
             )
@@ -249,15 +242,15 @@ class Inventory:
 
 def _find(tx: Tx, host_ref: str | int) -> Row | None:
     if isinstance(host_ref, int):
-        return tx.find(hosts, number=host_ref)
-    return tx.find(hosts, id=host_ref)
+        return tx.find(hosts, number=host_ref, is_removed=False)
+    return tx.find(hosts, id=host_ref, is_removed=False)
 
 
 def _get_service(tx: Tx, service_ref: str | int) -> Row:
     row = (
-        tx.find(hosts, number=service_ref)
+        tx.find(hosts, number=service_ref, is_removed=False)
         if isinstance(service_ref, int)
-        else tx.find(hosts, service_id=service_ref)
+        else tx.find(hosts, service_id=service_ref, is_removed=False)
     )
     if row is None:
         raise NotFound(f"Service {str(service_ref)[:64]} not found.", kind="ServiceNotFound")
@@ -265,38 +258,27 @@ def _get_service(tx: Tx, service_ref: str | int) -> Row:
 
 
 def _used(tx: Tx, host_ids: Sequence[str]) -> dict[str, Used]:
-    """Add up the claims on some hosts."""
-    busy = sa.case((instances.c.task_state.is_not(None), 1), else_=0)
+    """Add up what the servers on some hosts take, as their flavors say."""
     rows = tx.all(
-        sa.select(
-            allocations.c.host_id,
-            sa.func.count().label("server_count"),
-            sa.func.sum(allocations.c.ram_mib).label("ram_mib"),
-            sa.func.sum(allocations.c.vcpus).label("vcpus"),
-            sa.func.sum(allocations.c.disk_gib).label("disk_gib"),
-            sa.func.sum(busy).label("busy_count"),
-        )
-        .select_from(allocations.outerjoin(instances, instances.c.id == allocations.c.instance_id))
-        .where(allocations.c.host_id.in_(list(host_ids)))
-        .group_by(allocations.c.host_id)
+        sa.select(instances.c.host_id, instances.c.task_state, servers.c.flavor)
+        .join(servers, _IS_ITS)
+        .where(instances.c.host_id.in_(list(host_ids)), instances.c.vm_state != "deleted")
     )
-    return {
-        row.host_id: Used(
-            int(row.server_count),
-            int(row.ram_mib),
-            int(row.vcpus),
-            int(row.disk_gib),
-            int(row.busy_count),
-        )
-        for row in rows
-    }
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        flavor = row.flavor
+        disk = flavor["disk"] + flavor["ephemeral"] + -(-flavor["swap"] // 1024)
+        sums = found.setdefault(row.host_id, [0, 0, 0, 0, 0])
+        parts = (1, flavor["ram"], flavor["vcpus"], disk, int(row.task_state is not None))
+        found[row.host_id] = [total + part for total, part in zip(sums, parts, strict=True)]
+    return {host_id: Used(*sums) for host_id, sums in found.items()}
 
 
 def _servers(tx: Tx, host_ids: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     rows = tx.all(
         sa.select(instances.c.host_id, servers.c.id, servers.c.name)
-        .join(servers, servers.c.id == instances.c.id)
+        .join(servers, _IS_ITS)
         .where(instances.c.host_id.in_(list(host_ids)), instances.c.vm_state != "deleted")
         .order_by(servers.c.created_at, servers.c.id)
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -11,19 +10,10 @@ from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import get_view
 from xenith.compute.records.hosts import hosts
 from xenith.compute.states import status_of
-from xenith.core.errors import Invalid
-from xenith.db import Row, Tx
+from xenith.core.errors import Invalid, Unavailable
+from xenith.core.ids import CellId
+from xenith.db import Row
 from xenith.http import Principal
-from xenith.saga import list_of_subject
-
-
-class HostTaker(Protocol):
-    """Takes a host into a cell."""
-
-    def __call__(
-        self, *, name: str, url: str, user: str, password: str, zone: str
-    ) -> Awaitable[str]:
-        """Connect to the host and give its id."""
 
 
 class HostBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,72 +24,111 @@ class HostBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     user: str = "root"
     zone: str = ""
+    #: The cell's id or name; may be left out where only one has hosts.
+    cell: str = ""
 
 
 class Operator:
     """Operations of the operators' own API."""
 
-    def __init__(
-        self, context: Context, *, take_host: HostTaker, down_reason: Callable[[str], str]
-    ) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._take_host = take_host
-        self._down_reason = down_reason
 
     async def add_host(self, body: HostBody) -> dict[str, Any]:
         """Take a host in; it is used as soon as it answers."""
         if not body.url.startswith(("http://", "https://")):
             raise Invalid(f"{body.url[:100]} is no address of a XenAPI host: http(s)://HOST[:PORT]")
         name = body.name or body.url.partition("://")[2].partition("/")[0]
-        host_id = await self._take_host(
-            name=name,
-            url=body.url.rstrip("/"),
-            user=body.user,
-            password=body.password,
-            zone=body.zone or self._context.default_zone,
+        cell_id = self._cell(body.cell)
+        told = await self._context.node.ask(
+            cell_id,
+            "add_host",
+            {
+                "name": name,
+                "url": body.url.rstrip("/"),
+                "user": body.user,
+                "sealed_password": self._context.seal_for(cell_id, body.password.encode()),
+                "zone": body.zone or self._context.default_zone,
+            },
         )
-        return await self._host(host_id)
+        await self._context.node.wait_for(cell_id, told["number"])
+        return await self._host(told["host_id"])
+
+    def _cell(self, named: str) -> CellId:
+        """Give the cell that a host is for.
+
+        Raises:
+            Invalid: none is named, and there are several.
+            NotFound: there is none of that name.
+        """
+        topology = self._context.node.topology
+        if named:
+            return topology.get(named).id
+        leaves = [entry.id for entry in topology.cells if not topology.children(entry.id)]
+        if len(leaves) != 1:
+            raise Invalid(f"Say which of the {len(leaves)} cells the host is for.")
+        return leaves[0]
 
     async def list_hosts(self) -> list[dict[str, Any]]:
         """List the hosts with what they have and whether they are up."""
-        rows = await self._context.db.read(lambda tx: tx.list(hosts))
+        rows = await self._context.db.read(lambda tx: tx.list(hosts, is_removed=False))
         return [self._shown(row) for row in rows]
 
     async def explain(self, principal: Principal, server_id: str) -> dict[str, Any]:
         """Tell why a server is where it is, or nowhere; names of hosts only to an admin."""
-
-        def read(tx: Tx) -> tuple[Any, list[Any]]:
-            return get_view(tx, server_id, principal), list_of_subject(tx, server_id)
-
-        view, runs = await self._context.db.read(read)
+        view = await self._context.db.read(get_view, server_id, principal)
         instance = view.instance
         choices = (instance.placement if instance is not None else None) or []
-        fault = (instance.fault if instance is not None else None) or {}
+        told = view.server.fault if instance is None else instance.fault
+        fault = told or {}
+        trail = view.server.trail or []
+        if instance is None:
+            choices = [step for step in trail if "host_count" in step]
         shown: dict[str, Any] = {
             "server": server_id,
             "status": status_of(view.vm_state, view.task_state),
             "choices": [_choice(choice, is_admin=principal.is_admin) for choice in choices],
             "fault": fault.get("message"),
-            "sagas": [{"kind": run.kind, "state": run.state, "step": run.step} for run in runs],
+            "sagas": await self._sagas(instance),
         }
         if principal.is_admin:
+            shown["cell"] = self._path(view.server.cell_id)
+            shown["cells"] = [step for step in trail if "host_count" not in step]
             shown["host"] = instance.host_name if instance is not None else None
             shown["fault_details"] = fault.get("details")
         return shown
+
+    def _path(self, cell_id: str | None) -> str | None:
+        if cell_id is None:
+            return None
+        topology = self._context.node.topology
+        return topology.path(CellId(cell_id)) if topology.find(cell_id) else cell_id
+
+    async def _sagas(self, instance: Row | None) -> list[dict[str, Any]]:
+        """Ask a server's cell what it is doing; a cell that is away does not hold the rest up."""
+        if instance is None:
+            return []
+        try:
+            found: list[dict[str, Any]] = await self._context.node.ask(
+                CellId(instance.cell_id), "sagas", {"instance_id": instance.id}, timeout_s=3.0
+            )
+        except Unavailable:
+            return []
+        return found
 
     async def _host(self, host_id: str) -> dict[str, Any]:
         return self._shown(await self._context.db.read(lambda tx: tx.get(hosts, id=host_id)))
 
     def _shown(self, row: Row) -> dict[str, Any]:
-        is_up = self._context.is_host_up(row.id)
         facts = row.facts or {}
         return {
             "id": row.id,
             "name": row.name,
+            "cell": self._path(row.cell_id),
             "url": row.url,
             "zone": row.zone,
-            "state": "up" if is_up else "down",
-            "reason": "" if is_up else self._down_reason(row.id),
+            "state": "up" if row.is_up else "down",
+            "reason": row.down_reason,
             "enabled": row.is_enabled,
             "memory_mib": facts.get("memory_mib"),
             "cpus": facts.get("cpus"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from xenith.cells.intents import BUILD
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.requests import (
     ServerRequest,
@@ -18,6 +19,7 @@ from xenith.compute.operations.requests import (
     hostname_of,
     port_row,
 )
+from xenith.compute.operations.wanted import cell_of, wanted_of
 from xenith.compute.records import flavors, keypairs, quotas, server_groups
 from xenith.compute.records.actions import start_action
 from xenith.compute.records.instances import instances
@@ -31,6 +33,9 @@ from xenith.http.paging import Page
 
 UNSET = msgspec.UNSET
 
+#: Seconds in which some cell must have taken a build. Long enough for cells that are started anew.
+BUILD_LIFE_S = 600.0
+
 
 class ServerView(msgspec.Struct, frozen=True):
     """A server with what its cell says of it; ``instance`` is None until a cell has accepted it."""
@@ -41,13 +46,16 @@ class ServerView(msgspec.Struct, frozen=True):
     @property
     def vm_state(self) -> str:
         """What the server is."""
-        return str(self.instance.vm_state) if self.instance is not None else "building"
+        if self.instance is not None:
+            return str(self.instance.vm_state)
+        return "building" if self.server.fault is None else "error"
 
     @property
     def task_state(self) -> str | None:
         """What is being done to it, counting what was asked for and has not arrived."""
         if self.instance is None:
-            return str(self.server.pending_task_state or "scheduling")
+            pending: str | None = self.server.pending_task_state
+            return pending if self.server.fault is not None else pending or "scheduling"
         task_state: str | None = self.instance.task_state
         if self.server.intent_number > self.instance.applied_intent:
             task_state = self.server.pending_task_state or task_state
@@ -235,6 +243,9 @@ class Servers:
                     "deleted_at": None,
                     "intent_number": 1,
                     "pending_task_state": "scheduling",
+                    "cell_id": None,
+                    "fault": None,
+                    "trail": None,
                 },
             )
             start_action(
@@ -246,45 +257,50 @@ class Servers:
                 project_id=principal.project,
                 now_s=now,
             )
-            context.link.send(
+            params: dict[str, Any] = {
+                "project_id": principal.project,
+                "user_id": principal.user_id,
+                "name": name,
+                "hostname": hostname,
+                "flavor": flavor_copy,
+                "image": {
+                    "id": image.id,
+                    "disk_format": image.disk_format,
+                    "size_bytes": image.size_bytes or 0,
+                    "virtual_size_bytes": image.virtual_size_bytes or 0,
+                    "properties": dict(image.properties),
+                },
+                "ports": ports,
+                "key": None
+                if key is None
+                else {"name": key.name, "type": key.type, "public_key": key.public_key},
+                "metadata": request.metadata,
+                "user_data": request.user_data,
+                "files": [list(file) for file in request.files],
+                "config_drive": config_drive,
+                "zone": request.zone,
+                "hints": request.hints,
+                "host": request.host,
+                "group": _joined(tx, principal, request, server_id),
+                "launch_index": index,
+                # Only the config drive tells it to the guest.
+                "sealed_password": base64.b64encode(
+                    context.seal.close(admin_pass.encode())
+                ).decode()
+                if config_drive
+                else None,
+            }
+            members = _members(tx, params["group"], server_id)
+            context.node.send(
                 tx,
                 subject=server_id,
                 number=1,
-                kind="build",
+                kind=BUILD,
+                params=params,
                 request_id=request_id,
-                params={
-                    "project_id": principal.project,
-                    "user_id": principal.user_id,
-                    "name": name,
-                    "hostname": hostname,
-                    "flavor": flavor_copy,
-                    "image": {
-                        "id": image.id,
-                        "disk_format": image.disk_format,
-                        "size_bytes": image.size_bytes or 0,
-                        "virtual_size_bytes": image.virtual_size_bytes or 0,
-                        "properties": dict(image.properties),
-                    },
-                    "ports": ports,
-                    "key": None
-                    if key is None
-                    else {"name": key.name, "type": key.type, "public_key": key.public_key},
-                    "metadata": request.metadata,
-                    "user_data": request.user_data,
-                    "files": [list(file) for file in request.files],
-                    "config_drive": config_drive,
-                    "zone": request.zone,
-                    "hints": request.hints,
-                    "host": request.host,
-                    "group": _joined(tx, principal, request, server_id),
-                    "launch_index": index,
-                    # Only the config drive tells it to the guest.
-                    "sealed_password": base64.b64encode(
-                        context.seal.close(admin_pass.encode())
-                    ).decode()
-                    if config_drive
-                    else None,
-                },
+                wanted=wanted_of(tx, params, members),
+                principal=_who(principal),
+                life_s=BUILD_LIFE_S,
             )
             ids.append(server_id)
         return CreatedServers(
@@ -340,7 +356,9 @@ def _joined(
 def get_view(tx: Tx, server_id: str, principal: Principal) -> ServerView:
     """Get a server with its instance. Transaction function."""
     server = get_server(tx, server_id, principal)
-    return ServerView(server, tx.find(instances, id=server_id))
+    if server.cell_id is None:
+        return ServerView(server, None)
+    return ServerView(server, tx.find(instances, id=server_id, cell_id=server.cell_id))
 
 
 def refuse_locked(view: ServerView, principal: Principal) -> None:
@@ -409,11 +427,25 @@ def send_action(
         pending_task_state=task_state,
         updated_at=now,
     )
-    context.link.send(
+    context.node.send(
         tx,
         subject=view.server.id,
         number=number,
         kind=kind,
         params=params,
         request_id=request_id,
+        target=cell_of(view.server),
+        principal=_who(principal),
+        generation=0 if view.instance is None else view.instance.generation,
     )
+
+
+def _who(principal: Principal) -> dict[str, str]:
+    return {"user": principal.user_id, "project": principal.project_id or ""}
+
+
+def _members(tx: Tx, group: dict[str, Any] | None, server_id: str) -> tuple[str, ...]:
+    if group is None:
+        return ()
+    listed = server_groups.members_of(tx, [group["id"]])[group["id"]]
+    return tuple(member for member in listed if member != server_id)

@@ -96,7 +96,10 @@ def _read(
             instances.c.launched_at,
             instances.c.terminated_at,
         )
-        .join(instances, instances.c.id == servers.c.id)
+        .join(
+            instances,
+            sa.and_(instances.c.id == servers.c.id, instances.c.cell_id == servers.c.cell_id),
+        )
         .where(
             instances.c.launched_at < stop_s,
             sa.or_(instances.c.terminated_at.is_(None), instances.c.terminated_at > start_s),

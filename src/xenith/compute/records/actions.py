@@ -1,10 +1,15 @@
-"""Instance actions: what was asked of a server by whom, and the events that came of it."""
+"""Instance actions: what was asked of a server by whom, and the events that came of it.
+
+Actions are the API cell's. Events are written by whoever did something, which is mostly the
+server's cell, and travel up.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from xenith.db import GLOBAL, Row, Tx
+from xenith.cells.changes import ChangedTable, carried_columns, mark_change
+from xenith.db import CELL, GLOBAL, Row, Tx
 
 actions = sa.Table(
     "instance_actions",
@@ -22,12 +27,13 @@ sa.Index("instance_actions_by_start", actions.c.instance_id, actions.c.started_a
 
 events = sa.Table(
     "instance_action_events",
-    GLOBAL,
+    CELL,
     sa.Column("instance_id", sa.Text, primary_key=True),
     sa.Column("request_id", sa.Text, primary_key=True),
     sa.Column("event", sa.Text, primary_key=True),
     # A build tried on several hosts has an event for each.
     sa.Column("attempt", sa.BigInteger, primary_key=True),
+    *carried_columns(),
     sa.Column("host", sa.Text),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("finished_at", sa.Float),
@@ -35,6 +41,9 @@ events = sa.Table(
     sa.Column("details", sa.Text),
     sa.Column("traceback", sa.Text),
 )
+sa.Index("instance_action_events_by_change", events.c.cell_id, events.c.change_number)
+
+EVENTS = ChangedTable("event", events, ("instance_id", "request_id", "event", "attempt"))
 
 
 def start_action(
@@ -77,6 +86,7 @@ def finish_event(
     details: str | None = None,
 ) -> None:
     """Note how an event of an action ended; ``error`` is the admins' wording."""
+    mark = mark_change(tx)
     tx.upsert(
         events,
         {
@@ -90,13 +100,23 @@ def finish_event(
             "result": "Success" if error is None else "Error",
             "details": details,
             "traceback": error,
+            "extra": None,
+            **mark,
         },
     )
+    keys = {"instance_id": instance_id, "request_id": request_id, "event": event}
+    tx.follow(EVENTS.kind, tx.get(events, **keys, attempt=attempt, cell_id=mark["cell_id"]))
+
+
+def follow_event(tx: Tx, event: Row) -> None:
+    """Have an action tell how its last event ended. Transaction function of an API cell."""
+    if event.finished_at is None:
+        return
     tx.update(
         actions,
-        {"instance_id": instance_id, "request_id": request_id},
-        updated_at=now_s,
-        **({} if error is None else {"message": "Error"}),
+        {"instance_id": event.instance_id, "request_id": event.request_id},
+        updated_at=event.finished_at,
+        **({} if event.result == "Success" else {"message": "Error"}),
     )
 
 

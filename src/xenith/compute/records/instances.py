@@ -1,7 +1,8 @@
 """Instances: the cell's part of servers, and the claims that they hold. Owned by a compute cell.
 
-A cell's database keeps its own instances; a parent's keeps those of its children, told apart by
-``cell_id`` and overwritten only by a higher ``generation``.
+A leaf's database keeps its own instances. Those above it keep what came up from all leaves below,
+told apart by ``cell_id``: of a build that was moved, both cells may have a row, and the server's
+own row says which of them has it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from xenith.db import CELL, Json, Row, Tx
+from xenith.cells.changes import ChangedTable, carried_columns, mark_change
+from xenith.db import CELL, Flag, Json, Row, Tx
+
+#: The kind under which instances travel up, and are followed.
+KIND = "instance"
 
 instances = sa.Table(
     "instances",
     CELL,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("cell_id", sa.Text, nullable=False),
+    *carried_columns(),
     sa.Column("project_id", sa.Text, nullable=False),
     sa.Column("host_id", sa.Text),
     sa.Column("host_name", sa.Text),
@@ -32,6 +37,9 @@ instances = sa.Table(
     sa.Column("generation", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
+    # The intent that the room was taken for; the build begins when the root confirms this one.
+    sa.Column("build", sa.Text, nullable=False),
+    sa.Column("is_confirmed", Flag, nullable=False),
     # What the build needs, as the intent brought it; emptied when the build has ended.
     sa.Column("request", Json),
     # Why this host: filters, counts, the nearest miss; for each attempt.
@@ -39,6 +47,10 @@ instances = sa.Table(
 )
 sa.Index("instances_by_host", instances.c.host_id)
 sa.Index("instances_by_task", instances.c.task_state)
+sa.Index("instances_by_change", instances.c.cell_id, instances.c.change_number)
+
+#: What is asked for may hold secrets of the tenant, and no parent needs it.
+INSTANCES = ChangedTable(KIND, instances, ("id",), private=frozenset({"request"}))
 
 allocations = sa.Table(
     "allocations",
@@ -55,11 +67,25 @@ allocations = sa.Table(
 sa.Index("allocations_by_host", allocations.c.host_id)
 
 
+def insert_instance(tx: Tx, values: dict[str, Any]) -> None:
+    """Write a new instance of this cell."""
+    tx.insert(instances, {**values, **mark_change(tx), "extra": None})
+    tx.follow(KIND, tx.get(instances, id=values["id"]))
+
+
 def change_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) -> Row | None:
     """Change an instance, raising its generation; tell the row as it then is, if there is one."""
-    return tx.change(
-        instances, {"id": instance_id}, counter="generation", updated_at=now_s, **values
+    row = tx.change(
+        instances,
+        {"id": instance_id},
+        counter="generation",
+        updated_at=now_s,
+        **mark_change(tx),
+        **values,
     )
+    if row is not None:
+        tx.follow(KIND, row)
+    return row
 
 
 def settle_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) -> Row | None:

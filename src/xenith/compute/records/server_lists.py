@@ -14,13 +14,18 @@ from xenith.core.errors import Invalid
 from xenith.db import Row, Tx
 from xenith.http.paging import Page
 
-_JOINED = servers.outerjoin(instances, servers.c.id == instances.c.id)
+_JOINED = servers.outerjoin(
+    instances,
+    sa.and_(servers.c.id == instances.c.id, servers.c.cell_id == instances.c.cell_id),
+)
 _SERVER_COLUMNS = list(servers.c)
 _INSTANCE_COLUMNS = [column.label("i_" + column.name) for column in instances.c]
 _INSTANCE_NAMES = [column.name for column in instances.c]
 
 #: The state as tenants see it, also before a cell has the server.
-VM_STATE = sa.func.coalesce(instances.c.vm_state, "building")
+VM_STATE = sa.func.coalesce(
+    instances.c.vm_state, sa.case((servers.c.fault.is_(None), "building"), else_="error")
+)
 TASK_STATE = sa.case(
     (instances.c.id.is_(None), servers.c.pending_task_state),
     (
@@ -218,6 +223,8 @@ class InstancePart(msgspec.Struct, frozen=True):
 
     id: str
     cell_id: str
+    change_number: int
+    extra: Any
     project_id: str
     host_id: str | None
     host_name: str | None
@@ -232,6 +239,8 @@ class InstancePart(msgspec.Struct, frozen=True):
     generation: int
     created_at: float
     updated_at: float
+    build: str
+    is_confirmed: bool
     request: Any
     placement: Any
 

@@ -54,7 +54,13 @@ servers = sa.Table(
     # shown until the cell has applied it, so that a caller reads what it wrote.
     sa.Column("intent_number", sa.BigInteger, nullable=False),
     sa.Column("pending_task_state", sa.Text),
+    # The cell that has the server; null until one has taken it.
+    sa.Column("cell_id", sa.Text),
+    # Why no cell took it; and how cells were chosen at each level, for operators.
+    sa.Column("fault", Json),
+    sa.Column("trail", Json),
 )
+sa.Index("servers_by_cell", servers.c.cell_id)
 sa.Index(
     "servers_by_project",
     servers.c.project_id,

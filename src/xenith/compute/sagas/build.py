@@ -11,7 +11,6 @@ transaction that ends it; when no host is left, the server is in ERROR with the 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,15 @@ import msgspec
 
 from xenith import saga
 from xenith.compute.records.actions import finish_event
-from xenith.compute.records.instances import allocations, instances, settle_instance
+from xenith.compute.records.instances import (
+    allocations,
+    change_instance,
+    instances,
+    settle_instance,
+)
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, VM_STATE_OF_POWER
 from xenith.core.errors import Exhausted, Invalid, Unavailable, XenithError
-from xenith.core.ids import InstanceId, ProjectId
+from xenith.core.ids import HostId, InstanceId, ProjectId
 from xenith.core.limits import BUILD_ATTEMPTS_MAX
 from xenith.core.log import logger
 from xenith.db import Tx
@@ -75,7 +79,12 @@ def _listed(value: Any) -> tuple[InstanceId, ...]:
 
 
 async def claim(cell: ComputeCell, run: Run) -> Outcome:
-    """Choose a host and claim it: in memory first, then with the rows."""
+    """Choose a host and claim it: in memory first, then with the rows.
+
+    A first attempt has its host from when the cell accepted it, and only waits for its turn there.
+    """
+    if run.params.get("host_id") is not None:
+        return await _begin(cell, run, HostId(run.params["host_id"]))
     request = await cell.request_of(run.subject)
     if request["host"] is not None:
         request["target_host_id"] = cell.host_named(request["host"])
@@ -117,10 +126,28 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
     return Outcome({"host_id": host_id, "host_name": row.name, "started_s": now}, record)
 
 
+async def _begin(cell: ComputeCell, run: Run, host_id: HostId) -> Outcome:
+    await cell.hosts.begin(run.subject)
+    row = cell.hosts.rows.get(host_id)
+    if row is None:
+        raise Unavailable("the host was taken out")
+    now = cell.world.clock.now()
+
+    def record(tx: Tx) -> None:
+        settle_instance(tx, run.subject, now_s=now, task_state="spawning")
+
+    return Outcome({"host_id": host_id, "host_name": row.name, "started_s": now}, record)
+
+
 def _keep_placement(tx: Tx, instance_id: str, placement: dict[str, Any]) -> None:
     known = tx.find(instances, id=instance_id)
     if known is not None:
-        tx.update(instances, {"id": instance_id}, placement=[*(known.placement or []), placement])
+        change_instance(
+            tx,
+            instance_id,
+            now_s=tx.world.clock.now(),
+            placement=[*(known.placement or []), placement],
+        )
 
 
 async def release(cell: ComputeCell, run: Run) -> Outcome:
@@ -211,7 +238,6 @@ async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
         )
         if row is None or row.task_state == "deleting":
             return  # The delete has the word; this run unwinds.
-        cell.project(tx, row)
         # Hints for after the commit; both may be repeated.
         tx.on_commit(lambda: cell.hosts.finish_build(run.subject))
         tx.on_commit(lambda: cell.end_request(run.subject))
@@ -247,7 +273,7 @@ async def vm_spec(cell: ComputeCell, run: Run, *, has_drive_bytes: bool = True) 
     )
     drive = None
     if request["config_drive"] and has_drive_bytes:
-        password = cell.seal.open(base64.b64decode(request["sealed_password"])).decode()
+        password = cell.open_secret(request["sealed_password"]).decode()
         drive = build_config_drive(run.subject, request, admin_pass=password)
     return VmSpec(
         instance_id=run.subject,

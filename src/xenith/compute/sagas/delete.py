@@ -46,7 +46,7 @@ async def forget(cell: ComputeCell, run: Run) -> Outcome:
         tx.on_commit(lambda: cell.hosts.release(run.subject))
         tx.on_commit(lambda: cell.end_request(run.subject))
         tx.delete(allocations, instance_id=run.subject)
-        row = change_instance(
+        change_instance(
             tx,
             run.subject,
             now_s=now,
@@ -57,8 +57,6 @@ async def forget(cell: ComputeCell, run: Run) -> Outcome:
             request=None,
             host_id=None,
         )
-        if row is not None:
-            cell.project(tx, row)
         finish_event(
             tx,
             instance_id=run.subject,

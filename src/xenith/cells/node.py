@@ -1,0 +1,757 @@
+"""A node: a cell's place in the tree, whatever else the cell is.
+
+             parents
+        intents │ ▲ verdicts, changes, capacity
+                ▼ │
+    send ─►   intents   ─► executor (a leaf: claims hosts, begins builds)
+                │ ▲
+                ▼ │
+             children
+
+It writes down what it is asked, passes it to the cell that has the subject or, for a build, to one
+that it chooses, and passes the verdicts and the changed rows up. A root has an *origin*, which asks
+and hears the verdicts; a leaf has an *executor*. A cloud of one cell has both in one node.
+
+What is in memory here speeds things and can be lost: everything is read again from the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from xenith.bus import Bus
+from xenith.cells import intents as rows
+from xenith.cells import topology as documents
+from xenith.cells.capacity import CapacityClass, Digest
+from xenith.cells.changes import ChangedTable, Changes, ensure_self
+from xenith.cells.child import ChildLink
+from xenith.cells.choosing import CellRules, Choice, Chooser, NoCell, Wanted
+from xenith.cells.intents import (
+    ABSENT,
+    BUILD,
+    DELETE,
+    FENCE,
+    NO,
+    TAKEN,
+    YES,
+    Intent,
+    Verdict,
+    hop_id,
+    intent_of,
+    verdict_of,
+)
+from xenith.cells.keys import CellKey, PublicKey
+from xenith.cells.parent import ParentLink
+from xenith.cells.pruning import IntentPruning
+from xenith.cells.questions import Questions
+from xenith.cells.topology import Topology
+from xenith.core.errors import Conflict, Unavailable, XenithError
+from xenith.core.ids import CellId
+from xenith.core.log import logger
+from xenith.core.tasks import TaskOwner
+from xenith.core.world import World
+from xenith.db import Database, Row, Tx
+from xenith.reconcile import ReconcilerLoop
+
+_log = logger("cells.node")
+
+#: Seconds between looks at what is undecided, overdue, or with a child that is dead.
+TICK_S = 1.0
+#: Seconds by which clocks of two cells may differ before a deadline is held to have passed.
+CLOCK_SKEW_MAX_S = 30.0
+
+
+class Executor(Protocol):
+    """What a leaf does with intents. The first and the last are called on the loop."""
+
+    def prepare(self, intent: Intent) -> Any:
+        """Do in memory what the transaction will write down: choose a host and claim it."""
+
+    def apply(self, tx: Tx, intent: Intent, prepared: Any) -> Verdict:
+        """Do what is asked, in rows. Transaction function."""
+
+    def abandon(self, intent: Intent, prepared: Any) -> None:
+        """Take back what ``prepare`` did: the transaction was not made, or not needed."""
+
+    def fence(self, tx: Tx, subject: str, build: str) -> None:
+        """Let go of a build that was accepted and not confirmed. Transaction function."""
+
+    def capacity(self) -> Digest:
+        """Tell what is free; the node fills in whose it is."""
+
+    async def answer(self, method: str, params: dict[str, Any]) -> Any:
+        """Answer a question."""
+
+
+class Origin(Protocol):
+    """What a root does with verdicts."""
+
+    def answered(self, tx: Tx, intent: Intent, verdict: Verdict) -> None:
+        """Hear the last word on an intent of this cell's own. Transaction function."""
+
+
+#: Gives the bus that carries the link between a parent and a child.
+Buses = Callable[[CellId, CellId], Bus]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to be done with one intent, decided in memory; the transaction has the last word."""
+
+    intent: Intent
+    parent: str
+    next_hop: str | None = None
+    verdict: Verdict | None = None
+    choice: Choice | None = None
+    prepared: Any = None
+    #: There may be a cell for it soon.
+    waits: bool = False
+    #: Which time this is, over all that it was given to.
+    attempt: int = 1
+    #: This cell's count of builds accepted, with this one.
+    decision: int = 0
+    #: Set by the transaction.
+    reply: Verdict | None = None
+    is_done: bool = False
+
+    @property
+    def step(self) -> dict[str, Any] | None:
+        """What the trail keeps of the choice."""
+        if self.choice is None:
+            return None
+        found: dict[str, Any] = msgspec.to_builtins(self.choice.explanation)
+        return found
+
+
+class Node:
+    """See the module."""
+
+    def __init__(
+        self,
+        db: Database,
+        world: World,
+        *,
+        cell_id: CellId,
+        key: CellKey,
+        root: PublicKey,
+        signed: bytes,
+        buses: Buses,
+        tables: Sequence[ChangedTable],
+        executor: Executor | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        self.db = db
+        self.world = world
+        self.cell_id = cell_id
+        self.key = key
+        self.root = root
+        self.topology: Topology = documents.open_signed(signed, root)
+        #: The document as the root signed it, which is how neighbours are given it.
+        self.signed_topology = signed
+        self.changes = Changes(tables)
+        self.chooser = Chooser(world)
+        self.executor = executor
+        self.origin = origin
+        self.counts: Counter[str] = Counter()
+        #: The session of this process, as digests name it, and the builds that it has accepted.
+        self.session = world.ids.hex()
+        self.decisions = 0
+        #: When, by the monotonic clock, each origin's rows were last known to be whole.
+        self.as_of: dict[str, float] = {}
+        self.questions = Questions(self)
+        self.children: dict[CellId, ChildLink] = {}
+        self.parents: dict[CellId, ParentLink] = {}
+        self._buses = buses
+        self._reservations: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._reconcilers = ReconcilerLoop(world, [IntentPruning(db, world)])
+        self._tasks = TaskOwner(f"node {cell_id}", world.clock)
+
+    # -- life
+
+    async def prepare(self) -> None:
+        """Have the rows say whose they are, before anything else is written."""
+        await self.db.run(ensure_self, self.cell_id)
+
+    async def start(self) -> None:
+        """Take up what the rows say; neighbours may be away."""
+        await self.prepare()
+        if not await self.db.run(documents.save, self.signed_topology, self.topology):
+            signed = await self.db.read(documents.find_signed)
+            assert signed is not None, "what is not newer than nothing is there"
+            self.topology, self.signed_topology = documents.open_signed(signed, self.root), signed
+        await self._follow_topology()
+        self._tasks.keep("pump", self._pump)
+        self._tasks.keep("tick", self._tick)
+        self._reconcilers.start()
+
+    async def stop(self) -> None:
+        """Stop; everything goes on from the rows in the next process."""
+        await self._reconcilers.stop()
+        await self._tasks.stop()
+        await self.questions.stop()
+        for child in self.children.values():
+            await child.stop()
+        for parent in self.parents.values():
+            await parent.stop()
+
+    def wake(self) -> None:
+        """Look at what is undecided now; only a hint."""
+        self._wake.set()
+
+    # -- the topology
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether hosts are here rather than children."""
+        return self.executor is not None
+
+    async def adopt(self, signed: bytes) -> bool:
+        """Take a newer topology over; tell whether it was newer.
+
+        Raises:
+            Invalid: it is not the root's, or not sound.
+        """
+        found = documents.open_signed(signed, self.root)
+        if not await self.db.run(documents.save, signed, found):
+            return False
+        self.topology, self.signed_topology = found, signed
+        await self._follow_topology()
+        for child in self.children.values():
+            child.tell_topology(signed)
+        return True
+
+    async def publish(self, topology: Topology) -> None:
+        """Sign a changed document, as the root does, and have every cell follow it.
+
+        Raises:
+            Invalid: it is not sound.
+            Conflict: this cell is not the root, or another change came first.
+        """
+        if self.key.public != self.root:
+            raise Conflict("only the root cell changes the topology")
+        documents.check(topology)
+        if not await self.adopt(documents.sign(topology, self.key)):
+            raise Conflict("the topology was changed meanwhile: look at it again")
+
+    async def _follow_topology(self) -> None:
+        wanted_children = {entry.id for entry in self.topology.children(self.cell_id)}
+        wanted_parents = {entry.id for entry in self.topology.parents(self.cell_id)}
+        for peer in [peer for peer in self.children if peer not in wanted_children]:
+            await self.children.pop(peer).stop()
+            self.chooser.forget(peer)
+        for peer in [peer for peer in self.parents if peer not in wanted_parents]:
+            await self.parents.pop(peer).stop()
+        self.chooser.own_names = self._own_names()
+        for peer in sorted(wanted_children):
+            self._set_rules(peer)
+            if peer not in self.children:
+                self.children[peer] = ChildLink(self, peer, self._buses(self.cell_id, peer))
+                await self.children[peer].start()
+        for peer in sorted(wanted_parents):
+            if peer not in self.parents:
+                self.parents[peer] = ParentLink(self, peer, self._buses(peer, self.cell_id))
+                await self.parents[peer].start()
+
+    def _own_names(self) -> frozenset[str]:
+        """Give the ids and names of this cell and of all above it."""
+        names: set[str] = set()
+        above = [self.cell_id]
+        while above:
+            entry = self.topology.find(above.pop())
+            if entry is not None and entry.id not in names:
+                names |= {entry.id, entry.name}
+                above += entry.parents
+        return frozenset(names)
+
+    def _set_rules(self, child: CellId) -> None:
+        entry = self.topology.get(child)
+        below = {child, entry.name}
+        for each in self.topology.descendants(child):
+            below |= {each, self.topology.get(each).name}
+        self.chooser.set_rules(
+            child,
+            CellRules(
+                name=entry.name,
+                state=entry.state,
+                weight=entry.weight,
+                weight_offset=entry.weight_offset,
+                projects=entry.projects,
+                flavor_classes=entry.flavor_classes,
+                below=frozenset(below),
+            ),
+        )
+
+    # -- what this cell asks
+
+    def send(
+        self,
+        tx: Tx,
+        *,
+        subject: str,
+        number: int,
+        kind: str,
+        params: dict[str, Any],
+        request_id: str,
+        target: str = "",
+        wanted: Wanted | None = None,
+        principal: dict[str, str] | None = None,
+        generation: int = 0,
+        life_s: float | None = None,
+    ) -> str:
+        """Ask for something of a subject, in the transaction that it follows from."""
+        now = self.world.clock.now()
+        intent = Intent(
+            id=self.world.ids.uuid(),
+            subject=subject,
+            number=number,
+            kind=kind,
+            body=msgspec.msgpack.encode(params),
+            target=target,
+            wanted=wanted,
+            principal=principal or {},
+            request_id=request_id,
+            generation=generation,
+            created_at=now,
+            deadline_at=None if life_s is None else now + life_s,
+        )
+        rows.insert(tx, intent, parent="")
+        tx.on_commit(self.wake)
+        return intent.id
+
+    async def wait_for(self, origin: CellId, number: int, *, timeout_s: float = 5.0) -> bool:
+        """Wait until this cell knows an origin's changes up to a number; tell whether it does."""
+        until = self.world.clock.monotonic() + timeout_s
+        while (await self.db.read(self.changes.place, origin)).number < number:
+            if self.world.clock.monotonic() > until:
+                return False
+            await self.world.clock.sleep(0.02)
+        return True
+
+    async def ask(
+        self, target: CellId, method: str, params: dict[str, Any], *, timeout_s: float = 10.0
+    ) -> Any:
+        """Ask a cell below, or this one, a question.
+
+        Raises:
+            Unavailable: it did not answer in time.
+            XenithError: what it answered.
+        """
+        return await self.questions.ask(target, method, params, timeout_s=timeout_s)
+
+    # -- what parents ask
+
+    async def receive(self, parent: CellId, asked: Sequence[Intent]) -> list[Verdict]:
+        """Write down what a parent asks, once each, and give what is to be said of it now."""
+        plans = [self._plan(intent, parent, tried=()) for intent in asked]
+        await self._commit(plans, self._take_in)
+        return [plan.reply for plan in plans if plan.reply is not None]
+
+    def _take_in(self, tx: Tx, plans: Sequence[_Plan]) -> None:
+        for plan in plans:
+            intent = plan.intent
+            plan.is_done = False
+            known = tx.find(rows.intents, id=intent.id)
+            if known is not None:
+                plan.reply = verdict_of(known) or Verdict(id=intent.id, answer=TAKEN)
+                tx.on_commit(self._count_replay)
+                continue
+            plan.is_done = True
+            verdict = self._verdict_in(tx, plan)
+            plan.reply = verdict or Verdict(id=intent.id, answer=TAKEN)
+            steps = [] if plan.step is None else [plan.step]
+            rows.insert(
+                tx,
+                intent,
+                parent=plan.parent,
+                next_hop=None if verdict is not None else plan.next_hop,
+                trail=steps,
+                verdict=verdict,
+            )
+
+    def _count_replay(self) -> None:
+        self.counts["replayed"] += 1
+
+    def _verdict_in(self, tx: Tx, plan: _Plan) -> Verdict | None:
+        """Give the last word on an intent if this cell has it."""
+        if plan.verdict is not None:
+            return plan.verdict
+        if plan.intent.kind == FENCE:
+            return self._fence(tx, plan.intent)
+        if self.executor is not None:
+            verdict = self.executor.apply(tx, plan.intent, plan.prepared)
+            return msgspec.structs.replace(verdict, decision=plan.decision)
+        return None
+
+    # -- planning
+
+    def _plan(self, intent: Intent, parent: str, *, tried: Sequence[dict[str, Any]]) -> _Plan:
+        """Decide in memory what is to be done with an intent."""
+        plan = _Plan(intent, parent)
+        if intent.kind == FENCE:
+            return plan
+        late = intent.deadline_at is not None and (
+            self.world.clock.now() > intent.deadline_at + CLOCK_SKEW_MAX_S
+        )
+        if late and intent.kind == BUILD:
+            self.counts["past_deadline"] += 1
+            _log.warning("past its deadline", intent=intent.id, kind=intent.kind)
+            plan.verdict = _no(intent, "The request was too old when it arrived.")
+        elif self.executor is not None:
+            plan.prepared = self.executor.prepare(intent)
+            self.decisions += intent.kind == BUILD
+            plan.decision = self.decisions
+        elif intent.kind == BUILD:
+            self._plan_build(plan, tried)
+        else:
+            self._plan_route(plan)
+        return plan
+
+    def _plan_build(self, plan: _Plan, tried: Sequence[dict[str, Any]]) -> None:
+        assert plan.intent.wanted is not None, "a build says what it needs"
+        wanted = msgspec.structs.replace(
+            plan.intent.wanted, tried=tuple(each["cell"] for each in tried)
+        )
+        found: Choice | NoCell | None = None
+        hint = tried[-1]["hint"] if tried else ""
+        if hint and not wanted.target_cells:
+            found = self.chooser.choose(msgspec.structs.replace(wanted, target_cells=(hint,)))
+        if not isinstance(found, Choice):
+            found = self.chooser.choose(wanted)
+        if isinstance(found, Choice):
+            self.decisions += 1
+            plan.choice = found
+            plan.next_hop = found.cell_id
+        elif found.is_waiting:
+            plan.waits = True
+        else:
+            plan.verdict = _nowhere(plan.intent, found, tried)
+
+    def _plan_route(self, plan: _Plan) -> None:
+        target = CellId(plan.intent.target)
+        hops = self.topology.next_hops(self.cell_id, target) if target else ()
+        alive = [hop for hop in hops if not self.chooser.is_dead(hop)]
+        if hops:
+            plan.next_hop = (alive or hops)[0]
+        else:
+            plan.verdict = Verdict(
+                id=plan.intent.id,
+                answer=ABSENT,
+                detail=f"cell {target or 'unnamed'} is not below {self.cell_id}",
+            )
+
+    # -- what is undecided
+
+    async def _pump(self) -> None:
+        while True:
+            self._wake.clear()
+            while await self.pump_once():
+                # Requests that arrived meanwhile have their turn.
+                await self.world.clock.sleep(0)
+            await self._wake.wait()
+
+    async def pump_once(self) -> int:
+        """Decide a batch of what is undecided; tell how many were."""
+        after = -1
+        while found := await self.db.read(rows.list_undecided, after=after):
+            plans = [self._plan(intent_of(row), row.parent, tried=row.tried) for row in found]
+            for plan, row in zip(plans, found, strict=True):
+                plan.attempt = row.attempt
+            await self._commit(plans, self._decide)
+            decided = sum(plan.is_done for plan in plans)
+            if decided:
+                return decided
+            after = found[-1].sequence
+        return 0
+
+    def _decide(self, tx: Tx, plans: Sequence[_Plan]) -> None:
+        for plan in plans:
+            plan.is_done = False
+            row = tx.find(rows.intents, id=plan.intent.id)
+            if row is None or row.closed_at is not None or row.next_hop is not None:
+                continue
+            if plan.waits:
+                continue
+            if plan.intent.kind == DELETE and not plan.intent.target:
+                self._withdraw(tx, plan.intent.subject)
+            plan.is_done = True
+            verdict = self._verdict_in(tx, plan)
+            if verdict is not None:
+                self._finish(tx, row, verdict)
+            else:
+                assert plan.next_hop is not None, "a plan decides, waits or answers"
+                rows.give(tx, row, plan.next_hop, step=plan.step)
+
+    def _withdraw(self, tx: Tx, subject: str) -> None:
+        """Take back the builds of a subject that is deleted before any cell has accepted it."""
+        for row in rows.list_open_builds(tx, subject):
+            if row.next_hop is not None:
+                self._send_fence(tx, row)
+            rows.close(tx, row, _no(intent_of(row), "It was deleted."))
+
+    async def _commit(
+        self, plans: Sequence[_Plan], function: Callable[[Tx, Sequence[_Plan]], None]
+    ) -> None:
+        """Run a transaction over plans and follow it in memory; one that is wrong stands alone."""
+        try:
+            await self.db.run(function, plans)
+        except XenithError as error:
+            self._give_up(plans)
+            if isinstance(error, Unavailable) or len(plans) == 1:
+                raise
+            await self._commit_each(plans, function)
+            return
+        except BaseException:
+            self._give_up(plans)
+            raise
+        for plan in plans:
+            self._follow(plan)
+
+    async def _commit_each(
+        self, plans: Sequence[_Plan], function: Callable[[Tx, Sequence[_Plan]], None]
+    ) -> None:
+        for plan in plans:
+            again = self._plan(plan.intent, plan.parent, tried=())
+            try:
+                await self._commit([again], function)
+            except XenithError as error:
+                self.counts["refused_intents"] += 1
+                _log.warning("intent refused", intent=plan.intent.id, error=str(error))
+                again.verdict = _no(plan.intent, "The request could not be read.")
+                await self._commit([again], function)
+            plan.reply, plan.is_done = again.reply, again.is_done
+
+    def _give_up(self, plans: Sequence[_Plan]) -> None:
+        for plan in plans:
+            if plan.choice is not None:
+                self.chooser.refused(plan.choice.reservation_id)
+            if plan.prepared is not None and self.executor is not None:
+                self.executor.abandon(plan.intent, plan.prepared)
+
+    def _follow(self, plan: _Plan) -> None:
+        """Do in memory what follows from a plan's commit."""
+        if not plan.is_done:
+            self._give_up([plan])
+            return
+        if plan.next_hop is None or (plan.reply is not None and plan.reply.is_final):
+            return
+        if plan.choice is not None:
+            self._reservations[plan.intent.id] = plan.choice.reservation_id
+        self._offer(plan.next_hop, hop_id(plan.intent.id, plan.attempt), plan.intent.subject)
+
+    def _offer(self, child: str, hop: str, subject: str) -> None:
+        link = self.children.get(CellId(child))
+        if link is not None:
+            link.offer(hop, subject)
+
+    # -- verdicts
+
+    def _finish(self, tx: Tx, row: Row, verdict: Verdict) -> None:
+        """Give the last word on an intent to who asked."""
+        verdict = msgspec.structs.replace(
+            verdict,
+            id=row.id,
+            decision=verdict.decision if self.is_leaf else self.decisions,
+            trail=[*row.trail, *verdict.trail],
+        )
+        if row.parent:
+            rows.close(tx, row, verdict)
+            tx.on_commit(lambda: self._say(row.parent, verdict))
+            return
+        if self.origin is not None and row.kind != FENCE:
+            self.origin.answered(tx, intent_of(row), verdict)
+        rows.close(tx, row, verdict)
+
+    def _say(self, parent: str, verdict: Verdict) -> None:
+        link = self.parents.get(CellId(parent))
+        if link is not None:
+            link.say([verdict])
+
+    async def hear(self, verdicts: Sequence[Verdict]) -> None:
+        """Take over what a child says of intents that it was given."""
+        final = [verdict for verdict in verdicts if verdict.is_final]
+        if not final:
+            return
+        heard = await self.db.run(self._hear, final)
+        for intent_id, verdict in heard:
+            reservation = self._reservations.pop(intent_id, None)
+            if reservation is None:
+                continue
+            if verdict.answer == YES:
+                self.chooser.accepted(reservation, verdict.decision)
+            else:
+                self.chooser.refused(reservation)
+        self.wake()
+
+    def _hear(self, tx: Tx, verdicts: Sequence[Verdict]) -> list[tuple[str, Verdict]]:
+        heard = []
+        for verdict in verdicts:
+            row = tx.find(rows.intents, hop_id=verdict.id)
+            if row is None or row.closed_at is not None:
+                # Moved on since, or heard before.
+                continue
+            heard.append((row.id, verdict))
+            if row.kind == BUILD and verdict.answer == NO:
+                rows.take_back(tx, row, verdict)
+            else:
+                self._finish(tx, row, verdict)
+        return heard
+
+    # -- fences
+
+    def _send_fence(self, tx: Tx, row: Row) -> None:
+        """Ask the neighbour that has a build to let it never begin."""
+        fence = Intent(
+            id=self.world.ids.uuid(),
+            subject=row.subject,
+            number=0,
+            kind=FENCE,
+            body=msgspec.msgpack.encode({"build": row.hop_id}),
+            created_at=self.world.clock.now(),
+        )
+        rows.insert(tx, fence, parent="", next_hop=row.next_hop)
+        child, gone_as, subject = row.next_hop, row.hop_id, row.subject
+
+        def follow() -> None:
+            link = self.children.get(CellId(child))
+            if link is not None:
+                link.withdraw(gone_as)
+                link.offer(hop_id(fence.id, 1), subject)
+
+        tx.on_commit(follow)
+
+    def _fence(self, tx: Tx, intent: Intent) -> Verdict:
+        """Close a build, known here or not, so that it can never begin."""
+        build = str(intent.params["build"])
+        said = Verdict(id=build, answer=NO, reason="It was moved to another cell.")
+        known = tx.find(rows.intents, id=build)
+        if known is None:
+            gone = Intent(id=build, subject=intent.subject, number=0, kind=BUILD, body=b"")
+            rows.insert(tx, gone, parent="fenced", verdict=said)
+            return Verdict(id=intent.id, answer=rows.DONE)
+        verdict = verdict_of(known)
+        if verdict is None or verdict.answer == YES:
+            rows.close(tx, known, said)
+            if known.next_hop is not None:
+                self._send_fence(tx, known)
+            elif self.executor is not None:
+                self.executor.fence(tx, known.subject, build)
+        return Verdict(id=intent.id, answer=rows.DONE)
+
+    # -- time
+
+    async def _tick(self) -> None:
+        while True:
+            await self.world.clock.sleep(TICK_S)
+            self.wake()
+            for child in [one for one in self.children if self.chooser.is_dead(one)]:
+                await self._move_builds(child)
+            await self._end_overdue()
+
+    async def _move_builds(self, child: CellId) -> None:
+        """Have other cells asked for what a dead child was asked, where there are others."""
+        opened = await self.db.read(rows.list_open_at, child)
+        if not opened:
+            return
+        candidates = await self.db.read(
+            lambda tx: [
+                row
+                for one in opened[: rows.BATCH_INTENTS_MAX]
+                if (row := tx.find(rows.intents, hop_id=one.hop_id)) and row.kind == BUILD
+            ]
+        )
+        reason = Verdict(id="", answer=NO, reason="", detail=f"cell {child} does not answer")
+        for row in candidates:
+            tried = [*row.tried, {"cell": child, "hint": ""}]
+            plan = self._plan(intent_of(row), row.parent, tried=tried)
+            if plan.choice is None:
+                continue
+            # Chosen only to see whether there is one; the pump chooses anew.
+            self.chooser.refused(plan.choice.reservation_id)
+            await self.db.run(self._move, row.id, row.hop_id, reason)
+            self._reservations.pop(row.id, None)
+            self.counts["moved"] += 1
+            self.wake()
+
+    def _move(self, tx: Tx, intent_id: str, gone_as: str, reason: Verdict) -> None:
+        row = tx.find(rows.intents, id=intent_id)
+        if row is None or row.closed_at is not None or row.hop_id != gone_as:
+            return
+        self._send_fence(tx, row)
+        rows.take_back(tx, row, reason)
+
+    async def _end_overdue(self) -> None:
+        now = self.world.clock.now()
+        found = await self.db.read(rows.list_overdue_builds, now_s=now)
+        if found:
+            await self.db.run(self._end, [row.id for row in found])
+
+    def _end(self, tx: Tx, intent_ids: Sequence[str]) -> None:
+        for intent_id in intent_ids:
+            row = tx.find(rows.intents, id=intent_id)
+            if row is None:
+                continue
+            if row.next_hop is not None:
+                self._send_fence(tx, row)
+            told = "; ".join(str(each["detail"] or each["reason"]) for each in row.tried)
+            verdict = Verdict(
+                id=row.id,
+                answer=NO,
+                reason="No valid host was found. No cell took the request in time.",
+                detail=told or "no cell answered",
+            )
+            self._finish(tx, row, verdict)
+
+    # -- what is free and how old things are
+
+    def digest(self, sequence: int) -> Digest:
+        """Tell parents what is free here and below."""
+        if self.executor is not None:
+            found = self.executor.capacity()
+        else:
+            classes: tuple[CapacityClass, ...] = self.chooser.classes()
+            found = self.chooser.totals(classes)
+        return msgspec.structs.replace(
+            found,
+            cell_id=self.cell_id,
+            session=self.session,
+            sequence=sequence,
+            decisions=self.decisions,
+        )
+
+    def note_whole(self, origin: str, age_s: float) -> None:
+        """Note that an origin's rows were whole so many seconds ago."""
+        at = self.world.clock.monotonic() - age_s
+        self.as_of[origin] = max(at, self.as_of.get(origin, at))
+
+    def ages(self) -> dict[str, float]:
+        """Tell how many seconds ago each origin's rows were known to be whole."""
+        now = self.world.clock.monotonic()
+        return {origin: now - at for origin, at in self.as_of.items()}
+
+
+def _no(intent: Intent, reason: str) -> Verdict:
+    return Verdict(id=intent.id, answer=NO, reason=reason, detail=reason)
+
+
+def _nowhere(intent: Intent, found: NoCell, tried: Sequence[dict[str, Any]]) -> Verdict:
+    """Say no for all cells: the reason of the last that was asked, or why none was."""
+    told = [f"cell {each['cell']}: {each['detail'] or each['reason']}" for each in tried]
+    reason = next((each["reason"] for each in reversed(tried) if each["reason"]), found.reason)
+    step: dict[str, Any] = msgspec.to_builtins(found.explanation)
+    return Verdict(
+        id=intent.id,
+        answer=NO,
+        reason=reason,
+        detail="; ".join([*told, found.detail]),
+        trail=[step],
+    )
+
+
+__all__ = ["Buses", "Executor", "Node", "Origin", "hop_id"]

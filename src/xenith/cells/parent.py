@@ -1,0 +1,296 @@
+"""A node's side of the link to a parent: intents come down, verdicts and changed rows go up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xenith.bus import Bus
+from xenith.cells.capacity import Digest, delta
+from xenith.cells.changes import TOPIC, Place, begin_epoch
+from xenith.cells.intents import BATCH_INTENTS_MAX, Verdict
+from xenith.cells.link import Link
+from xenith.cells.messages import (
+    Ask,
+    Bucket,
+    BucketsWanted,
+    Capacity,
+    CapacityDelta,
+    CapacityWanted,
+    ChangesAck,
+    Heads,
+    Hello,
+    Intents,
+    Ping,
+    Pong,
+    Roots,
+    TopologyNews,
+    TopologyWanted,
+    Verdicts,
+)
+from xenith.core.ids import CellId
+from xenith.core.tasks import TaskOwner
+from xenith.db import Tx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xenith.cells.node import Node
+
+#: Seconds that changes wait for others of the same rows: a row that changes on goes up once.
+CHANGES_DELAY_S = 0.05
+#: Batches of one origin that may be on their way at a time.
+WINDOW_BATCHES = 4
+#: Seconds until what was not acknowledged is sent again.
+RETRY_S = 2.0
+#: Seconds between digests of what is free, and between words on how far origins are known.
+DIGEST_PERIOD_S = 1.0
+#: Seconds in which every origin's rows are compared once.
+COMPARE_PERIOD_S = 60.0
+
+
+@dataclass(slots=True)
+class _Origin:
+    """How far one origin's changes have gone up to this parent."""
+
+    acked: Place
+    sent: int
+    in_flight: int = 0
+    due_s: float = 0.0
+
+
+class ParentLink:
+    """See the module."""
+
+    def __init__(self, node: Node, peer: CellId, bus: Bus) -> None:
+        self.peer = peer
+        self._node = node
+        self._clock = node.world.clock
+        self._origins: dict[str, _Origin] = {}
+        self._dirty: set[str] = set()
+        self._wake = asyncio.Event()
+        self._told: Digest | None = None
+        self._sequence = 0
+        self._compare_turn = 0
+        self._unlisten: Callable[[], None] | None = None
+        self._tasks = TaskOwner(f"parent {peer}", node.world.clock)
+        self.link = Link(
+            node.world,
+            bus,
+            key=node.key,
+            own=node.cell_id,
+            peer=peer,
+            topology=lambda: node.topology,
+            hello=self._hello,
+            on_open=self._on_open,
+            handlers={
+                Intents: self._hear_intents,
+                ChangesAck: self._hear_acks,
+                BucketsWanted: self._hear_buckets_wanted,
+                CapacityWanted: self._hear_capacity_wanted,
+                Ping: self._hear_ping,
+                Ask: self._hear_questions,
+                TopologyWanted: self._hear_topology_wanted,
+                TopologyNews: self._hear_topology,
+            },
+        )
+
+    async def start(self) -> None:
+        """Begin to talk."""
+        self._unlisten = self._node.db.listen(TOPIC, self._on_change)
+        await self.link.start()
+        self._tasks.keep("changes", self._send_changes)
+        self._tasks.keep("digest", self._tell_capacity)
+        self._tasks.keep("compare", self._compare)
+
+    async def stop(self) -> None:
+        """Stop; the parent asks for what it has not seen."""
+        if self._unlisten is not None:
+            self._unlisten()
+        await self._tasks.stop()
+        await self.link.stop()
+
+    @property
+    def behind(self) -> int:
+        """Origins with changes that this parent has not acknowledged."""
+        return sum(each.in_flight > 0 for each in self._origins.values()) + len(self._dirty)
+
+    # -- intents
+
+    async def _hear_intents(self, group: list[Intents]) -> None:
+        asked = [intent for message in group for intent in message.items]
+        for start in range(0, len(asked), BATCH_INTENTS_MAX):
+            self.say(await self._node.receive(self.peer, asked[start : start + BATCH_INTENTS_MAX]))
+
+    def say(self, verdicts: Sequence[Verdict]) -> None:
+        """Tell what became of intents; the parent asks again for what it does not hear."""
+        if verdicts:
+            self.link.post(Verdicts(list(verdicts)))
+
+    # -- changes
+
+    async def _on_open(self, hello: Hello) -> None:
+        """Begin where the parent says that it stands with each origin."""
+        self._told = None
+        self._origins.clear()
+        places = await self._node.db.read(self._node.changes.places)
+        own = places[self._node.cell_id]
+        told = hello.places.get(self._node.cell_id, Place())
+        if told.epoch > own.epoch or (told.epoch == own.epoch and told.number > own.number):
+            # The parent knows of commits that this database has lost.
+            self._node.counts["epochs_begun"] += 1
+            await self._node.db.run(begin_epoch, beyond=told.epoch)
+            places = await self._node.db.read(self._node.changes.places)
+        for origin, place in places.items():
+            self._stand(origin, place.epoch, hello.places.get(origin, Place()))
+        self._wake.set()
+        if hello.topology > self._node.topology.version:
+            self.link.post(TopologyWanted())
+
+    def _stand(self, origin: str, epoch: int, told: Place) -> None:
+        number = told.number if told.epoch == epoch else 0
+        self._origins[origin] = _Origin(Place(epoch, number), number)
+        self._dirty.add(origin)
+
+    def _on_change(self, origin: str) -> None:
+        self._dirty.add(origin)
+        self._wake.set()
+
+    async def _send_changes(self) -> None:
+        while True:
+            await self._wake.wait()
+            await self._clock.sleep(CHANGES_DELAY_S)
+            self._wake.clear()
+            if not self.link.is_open:
+                continue
+            dirty, self._dirty = sorted(self._dirty), set()
+            for origin in dirty:
+                await self._send_origin(origin)
+
+    async def _send_origin(self, origin: str) -> None:
+        """Send what an origin has beyond what was sent, as far as the window lets."""
+        state = self._origins.setdefault(origin, _Origin(Place(), 0))
+        while state.in_flight < WINDOW_BATCHES:
+            batch = await self._node.db.read(
+                self._node.changes.read_batch, origin, after=state.sent
+            )
+            if batch.epoch != state.acked.epoch:
+                state.acked, state.sent, state.in_flight = Place(batch.epoch, 0), 0, 0
+                if batch.after != 0:
+                    continue
+            if batch.to <= state.sent:
+                return
+            if not self.link.post(batch):
+                self._dirty.add(origin)
+                return
+            state.sent = batch.to
+            state.in_flight += 1
+            state.due_s = self._clock.monotonic() + RETRY_S
+
+    async def _hear_acks(self, group: list[ChangesAck]) -> None:
+        for ack in group:
+            state = self._origins.get(ack.origin)
+            if state is None:
+                continue
+            state.in_flight = max(state.in_flight - 1, 0)
+            same = ack.place.epoch == state.acked.epoch
+            number = ack.place.number if same else 0
+            if number < state.acked.number or (number < state.sent and state.in_flight == 0):
+                # It lost a batch, or lost what it had: begin where it stands.
+                state.sent, state.in_flight = number, 0
+            state.acked = Place(state.acked.epoch, number)
+            self._dirty.add(ack.origin)
+        self._wake.set()
+
+    def _send_again(self) -> None:
+        """Begin anew with origins whose batches were not acknowledged in time."""
+        now = self._clock.monotonic()
+        for origin, state in self._origins.items():
+            if state.in_flight and state.due_s <= now:
+                state.sent, state.in_flight = state.acked.number, 0
+                self._dirty.add(origin)
+        if self._dirty:
+            self._wake.set()
+
+    # -- what is free, and how old things are
+
+    async def _tell_capacity(self) -> None:
+        while True:
+            if self.link.is_open:
+                self._send_again()
+                self._tell_digest()
+                places = await self._node.db.read(self._node.changes.places)
+                self.link.post(Heads(self._heads(places)))
+            await self._clock.sleep(DIGEST_PERIOD_S)
+
+    def _tell_digest(self) -> None:
+        self._sequence += 1
+        digest = self._node.digest(self._sequence)
+        told = self._told
+        message = Capacity(digest) if told is None else CapacityDelta(delta(told, digest))
+        if self.link.post(message):
+            self._told = digest
+
+    def _heads(self, places: dict[str, Place]) -> dict[str, tuple[Place, float]]:
+        ages = self._node.ages()
+        heads = {
+            origin: (place, ages[origin]) for origin, place in places.items() if origin in ages
+        }
+        return {**heads, self._node.cell_id: (places[self._node.cell_id], 0.0)}
+
+    async def _hear_capacity_wanted(self, _group: list[CapacityWanted]) -> None:
+        self._told = None
+
+    async def _hear_ping(self, group: list[Ping]) -> None:
+        # A round trip of work: the rows are read, by the worker that intents wait for too.
+        await self._node.db.read(self._node.changes.place, self._node.cell_id)
+        self.link.post(Pong(group[-1].number))
+
+    # -- comparing
+
+    async def _compare(self) -> None:
+        while True:
+            origins = sorted(self._origins)
+            await self._clock.sleep(COMPARE_PERIOD_S / max(len(origins), 1))
+            if not origins or not self.link.is_open:
+                continue
+            self._compare_turn = (self._compare_turn + 1) % len(origins)
+            await self._tell_roots(origins[self._compare_turn])
+
+    async def _tell_roots(self, origin: str) -> None:
+        def read(tx: Tx) -> Roots:
+            changes = self._node.changes
+            return Roots(origin, changes.place(tx, origin), changes.hashes(tx, origin))
+
+        message = await self._node.db.read(read)
+        state = self._origins.get(origin)
+        if state is not None and state.acked == message.place:
+            self.link.post(message)
+
+    async def _hear_buckets_wanted(self, group: list[BucketsWanted]) -> None:
+        for message in group:
+            for bucket in message.buckets:
+                found = await self._node.db.read(self._read_bucket, message.origin, bucket)
+                self.link.post(found)
+
+    def _read_bucket(self, tx: Tx, origin: str, bucket: int) -> Bucket:
+        changes = self._node.changes
+        rows = changes.read_bucket(tx, origin, bucket)
+        return Bucket(origin, changes.place(tx, origin), bucket, rows)
+
+    # -- questions and the topology
+
+    async def _hear_questions(self, group: list[Ask]) -> None:
+        for question in group:
+            self._node.questions.take(self.peer, question)
+
+    async def _hello(self) -> Hello:
+        return Hello(topology=self._node.topology.version)
+
+    async def _hear_topology_wanted(self, _group: list[TopologyWanted]) -> None:
+        self.link.post(TopologyNews(self._node.signed_topology))
+
+    async def _hear_topology(self, group: list[TopologyNews]) -> None:
+        await self._node.adopt(group[-1].document)

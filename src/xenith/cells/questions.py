@@ -1,0 +1,139 @@
+"""Questions to one cell below: asked, passed on and answered in memory, within a deadline.
+
+For what changes nothing that a row must remember, or may simply be asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from xenith.cells.messages import Ask, Reply
+from xenith.core import errors
+from xenith.core.errors import Unavailable, XenithError
+from xenith.core.ids import CellId
+from xenith.core.log import logger
+from xenith.core.tasks import TaskOwner
+
+if TYPE_CHECKING:
+    from xenith.cells.node import Node
+
+_log = logger("cells.questions")
+
+#: Questions that one node passes on or waits for at a time.
+QUESTIONS_MAX = 1000
+
+
+class Questions:
+    """What this node asks, passes on, and answers."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asked: dict[str, asyncio.Future[Reply]] = {}
+        self._passed: dict[str, tuple[CellId, float]] = {}
+        self._tasks = TaskOwner("questions", node.world.clock)
+
+    async def stop(self) -> None:
+        """Let go of what is being answered."""
+        await self._tasks.stop()
+
+    async def ask(
+        self, target: CellId, method: str, params: dict[str, Any], *, timeout_s: float
+    ) -> Any:
+        """Ask a cell and wait for what it says.
+
+        Raises:
+            Unavailable: no answer came in time.
+            XenithError: what the cell answered.
+        """
+        if target == self._node.cell_id:
+            return await self._answer(method, params)
+        question = Ask(
+            id=self._node.world.ids.hex(),
+            target=target,
+            method=method,
+            body=msgspec.msgpack.encode(params),
+            timeout_s=timeout_s,
+        )
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._asked[question.id] = future
+        deadline = asyncio.ensure_future(self._node.world.clock.sleep(timeout_s))
+        waited: set[asyncio.Future[Any]] = {future, deadline}
+        try:
+            if not self._pass_on(question):
+                raise Unavailable(f"cell {target} cannot be reached now")
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not future.done():
+                raise Unavailable(f"cell {target} did not answer within {timeout_s:g} s")
+            return _result(future.result())
+        finally:
+            deadline.cancel()
+            del self._asked[question.id]
+
+    # -- from parents
+
+    def take(self, parent: CellId, question: Ask) -> None:
+        """Answer a parent's question, or pass it on."""
+        if question.target == self._node.cell_id:
+            self._tasks.start("answer", self._answer_to(parent, question))
+            return
+        now = self._node.world.clock.monotonic()
+        for each in [each for each, (_, until) in self._passed.items() if until < now]:
+            del self._passed[each]
+        if len(self._passed) >= QUESTIONS_MAX or not self._pass_on(question):
+            self._reply(parent, Reply(id=question.id, error="Unavailable", message="no way down"))
+            return
+        self._passed[question.id] = (parent, now + question.timeout_s)
+
+    # -- from children
+
+    def hear(self, reply: Reply) -> None:
+        """Give an answer to who asked."""
+        future = self._asked.get(reply.id)
+        if future is not None and not future.done():
+            future.set_result(reply)
+            return
+        passed = self._passed.pop(reply.id, None)
+        if passed is not None:
+            self._reply(passed[0], reply)
+
+    def _pass_on(self, question: Ask) -> bool:
+        hops = self._node.topology.next_hops(self._node.cell_id, CellId(question.target))
+        return any(
+            self._node.children[hop].link.post(question)
+            for hop in hops
+            if hop in self._node.children
+        )
+
+    def _reply(self, parent: CellId, reply: Reply) -> None:
+        link = self._node.parents.get(parent)
+        if link is not None:
+            link.link.post(reply)
+
+    async def _answer(self, method: str, params: dict[str, Any]) -> Any:
+        if self._node.executor is None:
+            raise errors.NotFound(f"cell {self._node.cell_id} has no hosts")
+        return await self._node.executor.answer(method, params)
+
+    async def _answer_to(self, parent: CellId, question: Ask) -> None:
+        try:
+            params = msgspec.msgpack.decode(question.body)
+            answer = await self._answer(question.method, params)
+            reply = Reply(id=question.id, body=msgspec.msgpack.encode(answer))
+        except XenithError as error:
+            reply = Reply(id=question.id, error=type(error).__name__, message=error.message)
+        except Exception:  # noqa: BLE001 - the message edge
+            _log.exception("question failed", method=question.method)
+            reply = Reply(id=question.id, error="Unavailable", message="the cell could not answer")
+        self._reply(parent, reply)
+
+
+def _result(reply: Reply) -> Any:
+    if not reply.error:
+        return msgspec.msgpack.decode(reply.body)
+    kind = getattr(errors, reply.error, None)
+    if isinstance(kind, type) and issubclass(kind, XenithError):
+        raise kind(reply.message)
+    raise Unavailable(reply.message)
