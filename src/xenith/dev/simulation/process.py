@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -108,15 +109,11 @@ class Life:
         They can reach neither database nor bus nor network any more, but whatever else they share
         with the living, they can; so this is for the end of a run.
         """
-        for task in self._remains:
-            task.forget()
-            coroutine: Any = task.get_coro()
-            for _ in range(CLOSINGS_MAX):
-                # One that waits again in its ``finally`` says so with a RuntimeError.
-                with contextlib.suppress(RuntimeError):
-                    task.context.run(_close, coroutine)
-                    break
-        self._remains.clear()
+        with warnings.catch_warnings():
+            # Of coroutines that the dead had made and not begun.
+            warnings.filterwarnings("ignore", message=".* was never awaited")
+            while self._remains:
+                _end(self._remains.pop(0))
 
 
 class SimulatedProcess(Generic[R]):
@@ -188,6 +185,16 @@ def _copy_result(ended: asyncio.Task[T], to: asyncio.Future[T]) -> None:
         to.set_exception(error)
     else:
         to.set_result(ended.result())
+
+
+def _end(task: SimulatedTask) -> None:
+    task.forget()
+    coroutine: Any = task.get_coro()
+    for _ in range(CLOSINGS_MAX):
+        # One that waits again in its ``finally`` says so with a RuntimeError.
+        with contextlib.suppress(RuntimeError):
+            task.context.run(_close, coroutine)
+            return
 
 
 def _close(coroutine: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import hashlib
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -99,9 +100,18 @@ def run_simulation(
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+            _forget(loop)
             gc.unfreeze()
             if collects:
                 gc.enable()
+
+
+def _forget(loop: SimulatedLoop) -> None:
+    """Let go of what the run has made; what the dead left unfinished is no news now."""
+    loop.set_exception_handler(lambda _loop, _context: None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* was never awaited")
+        gc.collect()
 
 
 async def _cancel_all(loop: SimulatedLoop) -> None:
