@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -146,6 +147,15 @@ class Changes:
     def __init__(self, tables: Sequence[ChangedTable]) -> None:
         self._tables = {each.kind: each for each in tables}
         self._names = {each.kind: each.names for each in tables}
+        #: Of every column but whose row it is and what is unknown; also of those that stay below.
+        self._defaults = {
+            each.kind: {
+                column.name: _default(column)
+                for column in each.table.c
+                if column.name not in ("cell_id", "extra")
+            }
+            for each in tables
+        }
         self._after = {each.kind: _after(each) for each in tables}
         self._all = {
             each.kind: sa.select(each.table)
@@ -253,26 +263,26 @@ class Changes:
         if each is None:
             # A kind that a newer cell sends; its next parent that knows it will ask for it anew.
             return
-        for packed in rows:
-            if packed["change_number"] <= known:
-                continue
-            values = self._unpacked(each, origin, packed)
-            tx.upsert(each.table, values)
-            keys = {name: values[name] for name in (*each.keys, "cell_id")}
-            tx.follow(kind, tx.get(each.table, **keys))
+        news = [
+            self._unpacked(kind, origin, packed)
+            for packed in rows
+            if packed["change_number"] > known
+        ]
+        tx.upsert_many(each.table, news)
+        if tx.is_followed(kind):
+            for values in news:
+                tx.follow(kind, SimpleNamespace(**values))
 
-    def _unpacked(
-        self, each: ChangedTable, origin: str, packed: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        names = self._names[each.kind]
+    def _unpacked(self, kind: str, origin: str, packed: Mapping[str, Any]) -> dict[str, Any]:
         # A column that an older cell does not send has its table's default.
-        values = {name: packed.get(name, _default(each.table.c[name])) for name in names}
-        known = set(names)
-        extra = {name: value for name, value in packed.items() if name not in known}
-        for name in each.private:
-            values[name] = _default(each.table.c[name])
+        defaults = self._defaults[kind]
+        extra = {name: value for name, value in packed.items() if name not in defaults}
         # Whose rows these are is not for the sender to say.
-        return {**values, "cell_id": origin, "extra": extra or None}
+        return {
+            **{name: packed.get(name, default) for name, default in defaults.items()},
+            "cell_id": origin,
+            "extra": extra or None,
+        }
 
     # -- comparing
 

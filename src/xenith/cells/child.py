@@ -73,6 +73,8 @@ class ChildLink:
         self._clock = node.world.clock
         #: What is to be sent, in order; ids as the child gets them, with their subjects.
         self._ready: OrderedDict[str, str] = OrderedDict()
+        #: Some of them as they are sent, so that their rows need not be read at once again.
+        self._fresh: dict[str, Intent] = {}
         #: Sent and not taken. A subject has one of these at a time, so its intents stay in order.
         self._sent: dict[str, _Sent] = {}
         self._busy: set[str] = set()
@@ -123,9 +125,11 @@ class ChildLink:
 
     # -- intents
 
-    def offer(self, hop_id: str, subject: str) -> None:
+    def offer(self, hop_id: str, subject: str, intent: Intent | None = None) -> None:
         """Send an intent, whose row names this child, after the earlier ones."""
         self._ready[hop_id] = subject
+        if intent is not None and len(self._fresh) < WINDOW_INTENTS:
+            self._fresh[hop_id] = intent
         self._wake.set()
 
     def withdraw(self, hop_id: str) -> None:
@@ -134,6 +138,7 @@ class ChildLink:
         self._forget(hop_id)
 
     def _forget(self, hop_id: str) -> None:
+        self._fresh.pop(hop_id, None)
         self._awaited.pop(hop_id, None)
         sent = self._sent.pop(hop_id, None)
         if sent is not None:
@@ -147,7 +152,7 @@ class ChildLink:
                 chosen = self._choose()
                 if not chosen:
                     break
-                intents = await self._node.db.read(_read, chosen)
+                intents = await self._intents_of(chosen)
                 for hop_id in chosen:
                     self._ready.pop(hop_id, None)
                 known = {intent.id for intent in intents}
@@ -155,6 +160,13 @@ class ChildLink:
                     self._forget(hop_id)
                 if intents and not self.link.post(Intents(intents)):
                     break
+
+    async def _intents_of(self, hop_ids: list[str]) -> list[Intent]:
+        """Give intents to be sent: those in memory, and the others from their rows."""
+        fresh = [self._fresh.pop(hop_id, None) for hop_id in hop_ids]
+        if None not in fresh:
+            return [intent for intent in fresh if intent is not None]
+        return await self._node.db.read(_read, hop_ids)
 
     def _choose(self) -> list[str]:
         """Choose what goes next: no two of one subject, and the link's window not above its size.
@@ -214,6 +226,7 @@ class ChildLink:
     async def _on_open(self, hello: Hello) -> None:
         """Begin a session: all that is open for this child goes again."""
         self._ready.clear()
+        self._fresh.clear()
         self._sent.clear()
         self._busy.clear()
         self._awaited.clear()

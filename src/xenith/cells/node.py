@@ -543,12 +543,10 @@ class Node:
             return
         if plan.choice is not None:
             self._reservations[plan.intent.id] = plan.choice.reservation_id
-        self._offer(plan.next_hop, hop_id(plan.intent.id, plan.attempt), plan.intent.subject)
-
-    def _offer(self, child: str, hop: str, subject: str) -> None:
-        link = self.children.get(CellId(child))
+        link = self.children.get(CellId(plan.next_hop))
         if link is not None:
-            link.offer(hop, subject)
+            hop = hop_id(plan.intent.id, plan.attempt)
+            link.offer(hop, plan.intent.subject, msgspec.structs.replace(plan.intent, id=hop))
 
     # -- verdicts
 

@@ -285,9 +285,8 @@ class ComputeCell:
             case "change_host":
                 await self.hosts.change(HostId(params["host_id"]), params["values"])
                 return {"number": await self._last_change()}
-            case "sagas":
-                runs = await self.db.read(list_of_subject, params["instance_id"])
-                return [{"kind": run.kind, "state": run.state, "step": run.step} for run in runs]
+            case "explain":
+                return await self.db.read(_explain, params["instance_id"])
         raise NotFound(f"cell {self.cell_id} does not know the question {method}")
 
     async def _last_change(self) -> int:
@@ -485,6 +484,16 @@ class ComputeCell:
         self._tasks.start("facts", self.hosts.keep_facts(host_id))
         self.clean_later()
         self._loop.wake(PowerReconciler.name)
+
+
+def _explain(tx: Tx, instance_id: str) -> dict[str, Any]:
+    """Tell how a server's hosts were chosen and what is being done to it."""
+    row = tx.peek(instances, ("placement",), id=instance_id)
+    runs = list_of_subject(tx, instance_id)
+    return {
+        "placement": [] if row is None else row.placement or [],
+        "sagas": [{"kind": run.kind, "state": run.state, "step": run.step} for run in runs],
+    }
 
 
 def write_power(tx: Tx, instance_id: str, host_id: str, power: str) -> None:

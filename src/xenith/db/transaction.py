@@ -78,6 +78,10 @@ class Tx:
         for listener in self._surroundings.listeners.get(topic, ()):
             self.hints.append(partial(listener, payload))
 
+    def is_followed(self, kind: str) -> bool:
+        """Tell whether anybody who keeps this database does anything about such rows."""
+        return kind in self._surroundings.followers
+
     def follow(self, kind: str, row: Row) -> None:
         """Do in this transaction what who keeps this database does about such a row."""
         follower = self._surroundings.followers.get(kind)
@@ -132,6 +136,26 @@ class Tx:
         )
         self._cursor.execute(compiled.sql, compiled.bound(row))
 
+    def upsert_many(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Upsert rows that all have the same columns."""
+        if rows:
+            names = tuple(rows[0])
+            compiled = self._compiler.fixed(
+                ("upsert", table.name, names), lambda: _upsert_statement(table, names)
+            )
+            self._cursor.executemany(compiled.sql, [compiled.bound(row) for row in rows])
+
+    def peek(self, table: sa.Table, names: tuple[str, ...], **keys: Any) -> Row | None:
+        """Find some columns of the row that has these values, or None."""
+        key_names = tuple(keys)
+        compiled = self._compiler.fixed(
+            ("peek", table.name, names, key_names),
+            lambda: _conditions(sa.select(*(table.c[name] for name in names)), table, key_names),
+        )
+        self._cursor.execute(compiled.sql, compiled.bound(_prefixed(keys)))
+        raw = self._cursor.fetchone()
+        return None if raw is None else compiled.row(raw)
+
     def find(self, table: sa.Table, **keys: Any) -> Row | None:
         """Find the row that has these values, or None."""
         compiled = self._where(table, tuple(keys))
@@ -170,12 +194,21 @@ class Tx:
         return self._cursor.rowcount
 
     def change(
-        self, table: sa.Table, keys: Mapping[str, Any], *, counter: str, **values: Any
+        self,
+        table: sa.Table,
+        keys: Mapping[str, Any],
+        *,
+        counter: str,
+        without: frozenset[str] = frozenset(),
+        **values: Any,
     ) -> Row | None:
-        """Give the row with ``keys`` these values and raise its counter; give it as it then is."""
+        """Give the row with ``keys`` these values and raise its counter; give it as it then is.
+
+        Columns named in ``without`` are not read back: long ones that nobody looks at.
+        """
         key_names, value_names = tuple(keys), tuple(values)
         compiled = self._compiler.fixed(
-            ("change", table.name, key_names, value_names),
+            ("change", table.name, key_names, value_names, without),
             lambda: (
                 _conditions(sa.update(table), table, key_names)
                 .values(
@@ -187,7 +220,7 @@ class Tx:
                         },
                     }
                 )
-                .returning(*table.c)
+                .returning(*(column for column in table.c if column.name not in without))
             ),
         )
         self._cursor.execute(compiled.sql, compiled.bound({**_prefixed(keys), **values}))
@@ -225,7 +258,7 @@ class ReadTx(Tx):
     def _refuse(self, *_args: Any, **_values: Any) -> Any:
         raise Bug("a transaction of read() writes: it belongs in run()")
 
-    run = insert = insert_many = upsert = update = change = delete = _refuse
+    run = insert = insert_many = upsert = upsert_many = update = change = delete = _refuse
 
 
 def _prefixed(keys: Mapping[str, Any]) -> dict[str, Any]:

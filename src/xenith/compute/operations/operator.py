@@ -78,18 +78,17 @@ class Operator:
         """Tell why a server is where it is, or nowhere; names of hosts only to an admin."""
         view = await self._context.db.read(get_view, server_id, principal)
         instance = view.instance
-        choices = (instance.placement if instance is not None else None) or []
         told = view.server.fault if instance is None else instance.fault
         fault = told or {}
         trail = view.server.trail or []
-        if instance is None:
-            choices = [step for step in trail if "host_count" in step]
+        below = await self._explained(instance)
+        choices = below["placement"] or [step for step in trail if "host_count" in step]
         shown: dict[str, Any] = {
             "server": server_id,
             "status": status_of(view.vm_state, view.task_state),
             "choices": [_choice(choice, is_admin=principal.is_admin) for choice in choices],
             "fault": fault.get("message"),
-            "sagas": await self._sagas(instance),
+            "sagas": below["sagas"],
         }
         if principal.is_admin:
             shown["cell"] = self._path(view.server.cell_id)
@@ -104,16 +103,18 @@ class Operator:
         topology = self._context.node.topology
         return topology.path(CellId(cell_id)) if topology.find(cell_id) else cell_id
 
-    async def _sagas(self, instance: Row | None) -> list[dict[str, Any]]:
-        """Ask a server's cell what it is doing; a cell that is away does not hold the rest up."""
+    async def _explained(self, instance: Row | None) -> dict[str, Any]:
+        """Ask a server's cell what it knows; a cell that is away does not hold the rest up."""
+        nothing: dict[str, Any] = {"placement": [], "sagas": []}
         if instance is None:
-            return []
+            return nothing
+        params = {"instance_id": instance.id}
         try:
-            found: list[dict[str, Any]] = await self._context.node.ask(
-                CellId(instance.cell_id), "sagas", {"instance_id": instance.id}, timeout_s=3.0
+            found: dict[str, Any] = await self._context.node.ask(
+                CellId(instance.cell_id), "explain", params, timeout_s=3.0
             )
         except Unavailable:
-            return []
+            return nothing
         return found
 
     async def _host(self, host_id: str) -> dict[str, Any]:

@@ -104,8 +104,9 @@ def finish_event(
             **mark,
         },
     )
-    keys = {"instance_id": instance_id, "request_id": request_id, "event": event}
-    tx.follow(EVENTS.kind, tx.get(events, **keys, attempt=attempt, cell_id=mark["cell_id"]))
+    if tx.is_followed(EVENTS.kind):
+        keys = {"instance_id": instance_id, "request_id": request_id, "event": event}
+        tx.follow(EVENTS.kind, tx.get(events, **keys, attempt=attempt, cell_id=mark["cell_id"]))
 
 
 def follow_event(tx: Tx, event: Row) -> None:

@@ -49,8 +49,10 @@ sa.Index("instances_by_host", instances.c.host_id)
 sa.Index("instances_by_task", instances.c.task_state)
 sa.Index("instances_by_change", instances.c.cell_id, instances.c.change_number)
 
-#: What is asked for may hold secrets of the tenant, and no parent needs it.
-INSTANCES = ChangedTable(KIND, instances, ("id",), private=frozenset({"request"}))
+#: What is asked for may hold secrets of the tenant, and no parent needs it. Why a host was chosen
+#: is long, and asked for when somebody wants to know.
+_LONG = frozenset({"request", "placement"})
+INSTANCES = ChangedTable(KIND, instances, ("id",), private=_LONG)
 
 allocations = sa.Table(
     "allocations",
@@ -70,15 +72,20 @@ sa.Index("allocations_by_host", allocations.c.host_id)
 def insert_instance(tx: Tx, values: dict[str, Any]) -> None:
     """Write a new instance of this cell."""
     tx.insert(instances, {**values, **mark_change(tx), "extra": None})
-    tx.follow(KIND, tx.get(instances, id=values["id"]))
+    if tx.is_followed(KIND):
+        tx.follow(KIND, tx.get(instances, id=values["id"]))
 
 
 def change_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) -> Row | None:
-    """Change an instance, raising its generation; tell the row as it then is, if there is one."""
+    """Change an instance, raising its generation; tell the row as it then is, if there is one.
+
+    The row is without what is long: ``request`` and ``placement``.
+    """
     row = tx.change(
         instances,
         {"id": instance_id},
         counter="generation",
+        without=_LONG,
         updated_at=now_s,
         **mark_change(tx),
         **values,
@@ -94,7 +101,7 @@ def settle_instance(tx: Tx, instance_id: str, *, now_s: float, **values: Any) ->
     A step that was in flight when the delete came still tells what it did, and nothing of it may
     make the server look as if it would stay.
     """
-    row = tx.find(instances, id=instance_id)
+    row = tx.peek(instances, ("vm_state", "task_state"), id=instance_id)
     if row is None or row.vm_state == "deleted":
         return None
     if row.task_state == "deleting":
