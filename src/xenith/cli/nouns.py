@@ -30,12 +30,13 @@ NOUNS = (
     Noun("demo", "xenith.cli.demo", "Start a cloud, boot a server, walk it through its life."),
     Noun("up", "xenith.cli.up", "Start a whole cloud on this machine."),
     Noun("down", "xenith.cli.down", "Stop the cloud that `up --detach` started."),
+    Noun("lab", "xenith.cli.lab", "Run a simulated region of many cells on this machine."),
     Noun("serve", "xenith.cli.serve", "Serve a host's XenAPI by itself, for a cloud elsewhere."),
     Noun("host", "xenith.cli.host", "Add hosts to the cloud and list them."),
     Noun("image", "xenith.cli.image", "Build the tiny image that boots in seconds."),
     Noun("explain", "xenith.cli.explain", "Say why a server is where it is, or nowhere."),
     Noun("doctor", "xenith.cli.doctor", "Check this machine and say what to do about it."),
-    Noun("bench", "xenith.cli.bench", "Measure builds, lists and the start."),
+    Noun("bench", "xenith.cli.bench", "Measure builds, lists, cells and the start."),
     Noun("version", "xenith.cli.version", "Show the versions that matter in a bug report."),
 )
 

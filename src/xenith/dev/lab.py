@@ -1,0 +1,240 @@
+"""A lab: a simulated region in one process, every cell of it with a database of its own.
+
+    root (a whole Cloud: its API is the real one) ── routers ── leaves ── XenAPI ── one fleet
+         DIR/xenith.db                              DIR/cells/NAME/xenith.db     DIR/toolstack
+
+Cells talk over one bus in memory; who they are follows from a secret in the directory, so that a
+lab goes on where it was when it is started there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from xenith.bus import MemoryBus
+from xenith.cells.topology import CellEntry
+from xenith.core.errors import Conflict, Exhausted, Invalid
+from xenith.core.ids import CellId, Ids
+from xenith.core.log import logger
+from xenith.core.settings import Settings
+from xenith.core.world import World
+from xenith.db import open_database
+from xenith.db.migrate import prepare
+from xenith.dev import keys
+from xenith.dev.cells import Cell, one_bus
+from xenith.dev.cloud import Cloud
+from xenith.dev.tree import TreePlan, give_sim_hosts, plan_tree, read_shape
+from xenith.toolstack.fleet import Fleet
+
+_log = logger("dev.lab")
+
+SHAPE_FILE = "lab.json"
+SECRET_FILE = "lab.secret"  # noqa: S105 - where it is, not what it is
+#: Leaves that start at a time. Each connects to all its hosts at once, and all share one core.
+LEAVES_STARTING_MAX = 2
+#: Open files of one host: its port, and the two ends of the connections of its driver.
+FILES_PER_HOST = 5
+#: Open files that a cell's database has, and what is left for the API's clients.
+FILES_PER_CELL = 4
+FILES_OF_THE_REST = 512
+#: Seconds that the root has to learn of every leaf's hosts: a digest a second, level by level.
+KNOWN_TIMEOUT_S = 15.0
+_LOOK_S = 0.05
+
+
+class LabShape(msgspec.Struct, frozen=True):
+    """What a lab consists of; kept beside it, since its cells follow from it."""
+
+    tree: str
+    hosts_per_cell: int
+
+
+@dataclass(frozen=True)
+class LabCounts:
+    """How large a lab is."""
+
+    cells: int
+    leaves: int
+    hosts: int
+
+
+class Lab:
+    """A region; ``start`` it, serve its ``cloud.site``, ``stop`` it."""
+
+    def __init__(
+        self, settings: Settings, shape: LabShape, *, site_url: str, world: World | None = None
+    ) -> None:
+        self.world = world or World()
+        self.shape = shape
+        self.directory = Path(settings.data).absolute()
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._settings = settings
+        self.plan: TreePlan = plan_tree(
+            read_shape(shape.tree),
+            region=settings.region,
+            secret=_secret(self.directory, self.world.ids),
+        )
+        _check_file_limit(self.counts)
+        self._buses = one_bus(MemoryBus(self.world.clock))
+        self.fleet = Fleet(self.world, self.directory / "toolstack")
+        self.cloud = Cloud(
+            msgspec.structs.replace(settings, hosts=0, backend="sim"),
+            site_url=site_url,
+            world=self.world,
+            seat=self.plan.seat(self.plan.root, self._buses),
+        )
+        #: All but the root, those above before those below.
+        self.cells: dict[CellId, Cell] = {}
+
+    @property
+    def counts(self) -> LabCounts:
+        """How large it is."""
+        leaves = len(self.plan.leaves)
+        return LabCounts(
+            cells=len(self.plan.topology.cells),
+            leaves=leaves,
+            hosts=leaves * self.shape.hosts_per_cell,
+        )
+
+    async def start(self) -> None:
+        """Start the root, then what is below it, and wait until the root knows all the hosts.
+
+        Raises:
+            Conflict: another process runs this lab.
+            Unavailable: a database or a port cannot be had.
+        """
+        await self.cloud.start()
+        for entry in self.plan.routers:
+            await self._start_router(entry)
+        password = keys.host_password(self.directory, self.world.ids)
+        places = asyncio.Semaphore(LEAVES_STARTING_MAX)
+
+        async def start_leaf(entry: CellEntry) -> None:
+            async with places:
+                await self._start_leaf(entry, password)
+
+        async with asyncio.TaskGroup() as group:
+            for entry in self.plan.leaves:
+                group.create_task(start_leaf(entry))
+        await self.fleet.start()
+        await self._wait_known()
+
+    async def stop(self) -> None:
+        """Stop the leaves first, which go on from their rows."""
+        cells = list(self.cells.values())
+        await asyncio.gather(*(cell.stop() for cell in cells))
+        await self.cloud.stop()
+        await self.fleet.stop()
+        for cell in cells:
+            await cell.db.close()
+        self.cells.clear()
+
+    async def _start_router(self, entry: CellEntry) -> None:
+        cell = self._cell(entry, is_leaf=False)
+        await cell.start()
+
+    async def _start_leaf(self, entry: CellEntry, password: str) -> None:
+        cell = self._cell(entry, is_leaf=True)
+        await cell.node.prepare()
+        await give_sim_hosts(
+            cell,
+            self.fleet,
+            prefix=entry.name,
+            count=self.shape.hosts_per_cell,
+            password=password,
+            zone=self.cloud.context.default_zone,
+            world=self.world,
+            latency_s=self._settings.sim_latency_s,
+        )
+        await cell.start()
+
+    def _cell(self, entry: CellEntry, *, is_leaf: bool) -> Cell:
+        directory = self.directory / "cells" / entry.name
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        db = open_database(
+            f"sqlite:///{directory / 'xenith.db'}", ids=self.world.ids, clock=self.world.clock
+        )
+        prepare(db)
+        cell = Cell(
+            db,
+            self.world,
+            self.plan.seat(entry.id, self._buses),
+            seal=keys.open_seal(directory),
+            images=self.cloud.images if is_leaf else None,
+        )
+        self.cells[entry.id] = cell
+        return cell
+
+    async def _wait_known(self) -> None:
+        """Wait for the digests: a router that has heard of no hosts says that it has no room."""
+        until = self.world.clock.monotonic() + KNOWN_TIMEOUT_S
+        chooser = self.cloud.cell.node.chooser
+        while (known := chooser.totals().hosts_up_count) < self.counts.hosts:
+            if self.world.clock.monotonic() > until:
+                _log.warning("hosts are not known yet", known=known, hosts=self.counts.hosts)
+                return
+            await self.world.clock.sleep(_LOOK_S)
+
+
+def choose_shape(directory: Path, tree: str | None, hosts_per_cell: int | None) -> LabShape:
+    """Give the shape of the lab in a directory: as it was there, or as it is asked for.
+
+    Raises:
+        Invalid: it is no shape, or too large.
+        Conflict: the directory has a lab of another tree, or a cloud that is no lab.
+    """
+    path = directory / SHAPE_FILE
+    if not path.exists():
+        if (directory / "xenith.db").exists():
+            raise Conflict(f"{directory} has a cloud that is no lab: choose another --data")
+        shape = LabShape(tree or DEFAULT.tree, hosts_per_cell or DEFAULT.hosts_per_cell)
+        read_shape(shape.tree)
+    else:
+        known = msgspec.json.decode(path.read_bytes(), type=LabShape)
+        shape = LabShape(tree or known.tree, hosts_per_cell or known.hosts_per_cell)
+        if read_shape(shape.tree) != read_shape(known.tree):
+            raise Conflict(
+                f"the lab in {directory} is {known.tree}, not {shape.tree}: leave --tree out, or "
+                "choose another --data"
+            )
+        if shape.hosts_per_cell < known.hosts_per_cell:
+            raise Conflict(
+                f"the cells in {directory} have {known.hosts_per_cell} hosts each: a lab grows, "
+                "and does not shrink"
+            )
+    if shape.hosts_per_cell < 1:
+        raise Invalid("--hosts-per-cell must be at least 1")
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys.write_private(path, msgspec.json.encode(shape).decode() + "\n")
+    return shape
+
+
+#: A region that starts in seconds on a laptop.
+DEFAULT = LabShape(tree="1x2x2", hosts_per_cell=3)
+
+
+def _secret(directory: Path, ids: Ids) -> bytes:
+    """Give what the cells' keys are derived from, made the first time."""
+    path = directory / SECRET_FILE
+    if not path.exists():
+        keys.write_private(path, ids.secret(32))
+    return path.read_text().strip().encode()
+
+
+def _check_file_limit(counts: LabCounts) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = counts.hosts * FILES_PER_HOST + counts.cells * FILES_PER_CELL + FILES_OF_THE_REST
+    if most != resource.RLIM_INFINITY and needed > most:
+        raise Exhausted(
+            f"{counts.hosts} hosts need about {needed} open files, and this user may have {most}: "
+            "take fewer --hosts-per-cell, or raise the limit (ulimit -n)",
+            what="open files",
+            limit=most,
+        )
+
+
