@@ -41,9 +41,9 @@ def exchange_name(topic: str) -> str:
     """Name the exchange of a topic.
 
     >>> exchange_name("cell.7/up")
-    'xenith/cell.7%2Fup'
+    'xenith/cell.7:2Fup'
     """
-    return f"xenith/{quote(topic, safe='')}"
+    return f"xenith/{_quoted(topic)}"
 
 
 def queue_name(topic: str, name: str, priority: Priority) -> str:
@@ -52,9 +52,17 @@ def queue_name(topic: str, name: str, priority: Priority) -> str:
     >>> queue_name("cell.7", "parent", Priority.INTENT)
     'xenith/cell.7/parent/0'
     """
-    return f"{exchange_name(topic)}/{quote(name, safe='')}/{priority.value}"
+    return f"{exchange_name(topic)}/{_quoted(name)}/{priority.value}"
 
 
 def routing_key(priority: Priority) -> str:
     """Give the key that a class is published and bound with."""
     return str(priority.value)
+
+
+def _quoted(text: str) -> str:
+    """Write a text with letters, digits and the few signs that clients take in a name.
+
+    Source: pamqp 4.0, the domains ``exchange-name`` and ``queue-name``.
+    """
+    return quote(text, safe="").replace("~", "%7E").replace("%", ":")

@@ -13,15 +13,21 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import aio_pika
 from aio_pika.abc import (
     AbstractChannel,
     AbstractConnection,
-    AbstractExchange,
     FieldValue,
 )
-from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed, DeliveryError
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+)
+from aiormq.abc import AbstractChannel as UnderChannel
 
 from xenith.bus.address import AmqpAddress, exchange_name, queue_name, routing_key
 from xenith.bus.lost import Lost, NoCredit
@@ -35,6 +41,12 @@ HEARTBEAT_S = 5
 QUEUE_BYTES_MAX = 64 * MIB
 #: RabbitMQ 4 drops a message that came back twenty times; ours must come until dealt with.
 DELIVERIES_MAX = 1_000_000_000
+
+#: A message's head. The name is for messages that come back, which ours never do; the library
+#: would make a random one for each.
+HEAD = aio_pika.Message(
+    b"", delivery_mode=aio_pika.DeliveryMode.PERSISTENT, message_id="-"
+).properties
 
 # The bus tells of losses itself, once each; the libraries tell of each attempt and each frame.
 for _name in ("aiormq", "aio_pika"):
@@ -66,6 +78,13 @@ async def connect(address: AmqpAddress) -> Session:
     return Session(connection)
 
 
+class Declared(NamedTuple):
+    """What was found or made: the messages that are ready by class, and whether it was made."""
+
+    ready: dict[Priority, int]
+    is_new: bool
+
+
 class Session:
     """A connection that stands, until ``lost`` is set."""
 
@@ -77,7 +96,8 @@ class Session:
         self._declaring = asyncio.Lock()
         self._declarer: AbstractChannel | None = None
         self._publisher: AbstractChannel | None = None
-        self._exchanges: dict[str, AbstractExchange] = {}
+        #: Those whose exchanges are known to be there.
+        self._topics: set[str] = set()
         connection.close_callbacks.add(lambda *_: self.lost.set())
         if connection.is_closed:
             self.lost.set()
@@ -92,25 +112,30 @@ class Session:
             NoCredit: a queue is full; others may have it.
         """
         with _broker():
-            exchange = await self._exchange(topic, declares=declares)
-            body = aio_pika.Message(message, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-            await exchange.publish(body, routing_key(priority), mandatory=False)
+            channel = await self._publishing_channel(topic, declares=declares)
+            await channel.basic_publish(
+                message,
+                exchange=exchange_name(topic),
+                routing_key=routing_key(priority),
+                properties=HEAD,
+            )
 
     async def declare(
         self, topic: str, name: str, *, credits_by_class: Mapping[Priority, int], declares: bool
-    ) -> dict[Priority, int]:
-        """Make the queues of a name, or only look whether they are there; count what is ready.
+    ) -> Declared:
+        """Make the queues of a name, or only look whether they are there.
 
         Raises:
             Lost: the broker is away, or the queues are not there and this account makes none.
         """
         counts = {}
         with _broker():
+            is_new = declares and not await self._has(queue_name(topic, name, Priority.INTENT))
             for priority in Priority:
                 queue = queue_name(topic, name, priority)
                 arguments = queue_arguments(credits_by_class[priority]) if declares else None
                 counts[priority] = await self._declare_queue(topic, queue, priority, arguments)
-        return counts
+        return Declared(counts, is_new)
 
     async def read(
         self, topic: str, name: str, *, credits_by_class: Mapping[Priority, int], put: Put
@@ -131,20 +156,29 @@ class Session:
         with contextlib.suppress(Lost), _broker():
             await self._connection.close()
 
-    async def _exchange(self, topic: str, *, declares: bool) -> AbstractExchange:
-        found = self._exchanges.get(topic)
-        if found is not None and self._publisher is not None and not self._publisher.is_closed:
-            return found
-        async with self._declarer_channel() as channel:
-            # Whether it is there is asked first: publishing to one that is not ends the channel.
-            await channel.declare_exchange(exchange_name(topic), durable=True, passive=not declares)
-        async with self._opening:
-            if self._publisher is None or self._publisher.is_closed:
-                self._publisher = await self._open_channel()
-                self._exchanges.clear()
-            exchange = await self._publisher.get_exchange(exchange_name(topic), ensure=False)
-        self._exchanges[topic] = exchange
-        return exchange
+    async def _publishing_channel(self, topic: str, *, declares: bool) -> UnderChannel:
+        if topic not in self._topics:
+            # Asked on another channel: publishing to an exchange that is not there ends its own.
+            async with self._declarer_channel() as channel:
+                await channel.declare_exchange(
+                    exchange_name(topic), durable=True, passive=not declares
+                )
+            self._topics.add(topic)
+        if self._publisher is None or self._publisher.is_closed:
+            async with self._opening:
+                if self._publisher is None or self._publisher.is_closed:
+                    # What ended the last one may be that an exchange was removed.
+                    self._topics.clear()
+                    self._publisher = await self._open_channel()
+        return await self._publisher.get_underlay_channel()
+
+    async def _has(self, queue: str) -> bool:
+        try:
+            async with self._declarer_channel() as channel:
+                await _ready_count(channel, queue)
+        except ChannelNotFoundEntity:
+            return False
+        return True
 
     async def _declare_queue(
         self, topic: str, queue: str, priority: Priority, arguments: dict[str, FieldValue] | None
@@ -215,7 +249,8 @@ async def acknowledge(message: aio_pika.abc.AbstractIncomingMessage) -> None:
         Lost: that channel is closed, and the message will come again.
     """
     with _broker():
-        await message.ack()
+        assert message.delivery_tag is not None, "what was delivered has a tag"
+        await message.channel.basic_ack(message.delivery_tag, wait=False)
 
 
 def queue_arguments(credit_count: int) -> dict[str, FieldValue]:
