@@ -71,6 +71,8 @@ class ChildLink:
         self.peer = peer
         self._node = node
         self._clock = node.world.clock
+        entry = node.topology.get(peer)
+        self._broker = (entry.broker, entry.broker_ca)
         #: What is to be sent, in order; ids as the child gets them, with their subjects.
         self._ready: OrderedDict[str, str] = OrderedDict()
         #: Some of them as they are sent, so that their rows need not be read at once again.
@@ -106,6 +108,11 @@ class ChildLink:
                 TopologyNews: self._hear_topology,
             },
         )
+
+    def is_moved(self) -> bool:
+        """Tell whether the child's broker is elsewhere since this link was made."""
+        entry = self._node.topology.find(self.peer)
+        return entry is not None and (entry.broker, entry.broker_ca) != self._broker
 
     async def start(self) -> None:
         """Begin to talk; what is open for this child is sent when it answers."""

@@ -146,6 +146,17 @@ class CellKey:
         """Sign: 64 bytes, the same for the same data."""
         return self._signing.sign(data)
 
+    def shared_with(self, other: PublicKey, purpose: bytes) -> bytes:
+        """Derive a secret that this cell and another have, and nobody else: 32 bytes.
+
+        Both come to the same one from their own key and the other's public key, so it is sent
+        nowhere and kept nowhere.
+        """
+        shared = self._sealing.exchange(X25519PublicKey.from_public_bytes(other.sealing))
+        both = b"".join(sorted((self.public.sealing, other.sealing)))
+        info = b"xenith shared secret 1 " + purpose
+        return HKDF(hashes.SHA256(), KEY_BYTES, salt=both, info=info).derive(shared)
+
     def open(self, sealed: bytes) -> bytes:
         """Open what was sealed for this cell.
 

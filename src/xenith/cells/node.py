@@ -249,6 +249,9 @@ class Node:
         for peer in [peer for peer in self.parents if peer not in wanted_parents]:
             await self.parents.pop(peer).stop()
         self.chooser.own_names = self._own_names()
+        for peer in [peer for peer, link in self.children.items() if link.is_moved()]:
+            # Its broker has another address now.
+            await self.children.pop(peer).stop()
         for peer in sorted(wanted_children):
             self._set_rules(peer)
             if peer not in self.children:

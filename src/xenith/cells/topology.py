@@ -63,6 +63,10 @@ topologies = sa.Table(
 )
 
 
+#: A certificate of an elliptic curve has about 400 bytes; every cell reads every one.
+CERTIFICATE_BYTES_MAX = 2048
+
+
 class CellEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of the tree."""
 
@@ -82,6 +86,8 @@ class CellEntry(msgspec.Struct, frozen=True, kw_only=True):
     flavor_classes: tuple[str, ...] = ()
     #: The address of its link broker; accounts and passwords stand in files of the cells.
     broker: str = ""
+    #: The certificate that the broker's must come from, in DER; empty for a broker without TLS.
+    broker_ca: bytes = b""
     #: Where the servers of a draining cell would best go.
     successor: CellId | None = None
 
@@ -249,6 +255,8 @@ def _check_entry(entry: CellEntry) -> None:
         if not 0 < len(text) <= TEXT_MAX:
             raise Invalid(f"{what}: a project or flavor class is empty or above {TEXT_MAX} letters")
     _check_broker(what, entry.broker)
+    if len(entry.broker_ca) > CERTIFICATE_BYTES_MAX:
+        raise Invalid(f"{what}: the broker's certificate is above {CERTIFICATE_BYTES_MAX} bytes")
     if entry.successor is not None and entry.state != "draining":
         raise Invalid(f"{what}: it is {entry.state}, and only a draining cell has a successor")
 

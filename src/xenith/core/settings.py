@@ -36,6 +36,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     hosts: int = 3
     #: Their backend: auto, sim or qemu.
     backend: str = "auto"
+    #: What the cell is: alone (a cloud by itself), root (of a tree), leaf (with hosts) or router.
+    role: str = "alone"
+    #: The zone of a leaf's own hosts.
+    zone: str = "nova"
+    #: The cell's RabbitMQ, ``amqps://user@host:port/vhost``, on which its links to parents are.
+    broker: str = ""
+    #: The password of the broker's user; belongs in the environment.
+    broker_password: str = ""
+    #: The file of the certificate, in PEM, that the broker's comes from.
+    broker_ca: str = ""
+    #: The broker's management, ``https://host:port``, where the accounts of parents are made.
+    broker_admin: str = ""
     #: A seed makes ids and chance repeatable; for tests only.
     seed: int | None = None
     #: Seconds each simulated operation takes.

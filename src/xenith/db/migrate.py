@@ -7,6 +7,7 @@ from their definitions, which takes milliseconds; a test holds both ways to be e
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,13 +35,15 @@ def head(tree: str) -> str:
     return max(numbers, default="0000")
 
 
-def prepare(database: Database) -> None:
-    """Make or upgrade every tree's tables. The rooms' ``records`` must have been imported.
+def prepare(database: Database, *, trees: Iterable[str] = tuple(TREES)) -> None:
+    """Make or upgrade the trees' tables. The rooms' ``records`` must have been imported.
+
+    A cell that is not a root has the tree ``cell`` alone.
 
     Raises:
         Conflict: the database is newer than this program.
     """
-    for tree in TREES:
+    for tree in trees:
         found = database.run_script(partial(_find_or_create, tree=tree, dialect=database.dialect))
         newest = head(tree)
         if found > newest:

@@ -8,6 +8,7 @@ Start reads what an earlier process left; stop may be skipped at any time (kill 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,8 @@ from xenith.compute.endpoints.operator import service as operator_service
 from xenith.compute.endpoints.service import service as compute_service
 from xenith.compute.operations.operator import Operator
 from xenith.compute.reconcilers import UsageRecount as ComputeRecount
-from xenith.core.ids import CellId
+from xenith.core.errors import Invalid
+from xenith.core.ids import CellId, derive_uuid
 from xenith.core.log import logger
 from xenith.core.settings import Settings
 from xenith.core.world import World
@@ -26,6 +28,7 @@ from xenith.db.migrate import prepare
 from xenith.dev import keys
 from xenith.dev.cells import Root, Seat, tree_of_one
 from xenith.dev.hosts import OwnHosts
+from xenith.dev.link_buses import LinkBuses, own_broker
 from xenith.dev.locks import take_lock
 from xenith.dev.pages import pages
 from xenith.http import Service, Site
@@ -62,6 +65,7 @@ class Cloud:
         self.world = world or World()
         self.directory = Path(settings.data).absolute()
         self._lock: IO[str] | None = None
+        self._buses: LinkBuses | None = None
         self._has_started = False
 
     async def start(self) -> None:
@@ -129,6 +133,8 @@ class Cloud:
         if self._has_started:
             await self._recounts.stop()
             await self.cell.stop()
+            if self._buses is not None:
+                await self._buses.close()
             await self.hosts.stop()
             await self.identity.close()
             await self.images.close()
@@ -148,12 +154,7 @@ class Cloud:
         return 0 if self.cell.compute is None else len(self.cell.compute.hosts.drivers)
 
     def _assemble_compute(self) -> None:
-        seat = self._seat or tree_of_one(
-            ONLY_CELL,
-            CellKey.load_or_create(self.directory / "cell.key"),
-            region=self.settings.region,
-            world=self.world,
-        )
+        seat = self._seat or self._make_seat()
         self.cell = Root(
             self.db,
             self.world,
@@ -162,10 +163,29 @@ class Cloud:
             images=self.images,
             networks=self.networks,
             projects=self.identity,
-            has_hosts=self._seat is None,
+            has_hosts=self._seat is None and self.settings.role != "root",
             has_forced_config_drive=self.hosts.needs_config_drive,
         )
         self.context, self.compute = self.cell.context, self.cell.service
+
+    def _make_seat(self) -> Seat:
+        """Give the place of a cell that is a cloud by itself, or the root of a tree."""
+        key = CellKey.load_or_create(self.directory / "cell.key")
+        if self.settings.role not in ("alone", "root"):
+            raise Invalid(f"a cell whose role is {self.settings.role} runs by `xenith cell run`")
+        if self.settings.role == "alone":
+            return tree_of_one(ONLY_CELL, key, region=self.settings.region, world=self.world)
+        own = CellId(derive_uuid("cell", key.public.fingerprint()))
+        alone = tree_of_one(own, key, region=self.settings.region, world=self.world)
+        buses = LinkBuses(
+            self.world,
+            own=own,
+            key=key,
+            topology=lambda: self.cell.node.topology,
+            broker=own_broker(self.settings),
+        )
+        self._buses = buses
+        return dataclasses.replace(alone, buses=buses)
 
     async def _bootstrap(self) -> None:
         admin, demo = keys.passwords(self.settings, self.directory, self.world.ids)

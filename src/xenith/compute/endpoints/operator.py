@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xenith.compute.endpoints import cell_images
 from xenith.compute.operations.operator import HostBody, Operator
 from xenith.http import Call, Endpoint, Service
 from xenith.http.policy import admin, project_reader
@@ -60,7 +61,7 @@ def service(context: Operator) -> Service[Operator]:
         name="xenith",
         prefix="/xenith",
         style="compute",
-        endpoints=ENDPOINTS,
+        endpoints=(*ENDPOINTS, *cell_images.ENDPOINTS),
         policies=POLICIES,
         context=context,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from xenith.compute.operations.cell_images import CellImages
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import get_view
 from xenith.compute.records.hosts import hosts
@@ -33,6 +34,8 @@ class Operator:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        #: What cells ask for with their own signature.
+        self.cell_images = CellImages(context)
 
     async def add_host(self, body: HostBody) -> dict[str, Any]:
         """Take a host in; it is used as soon as it answers."""
