@@ -1,4 +1,4 @@
-"""What all tests may ask for: a PostgreSQL and a RabbitMQ of their own, and places in them.
+"""What all tests may ask for: a PostgreSQL and a RabbitMQ of their own, and a tree of cells.
 
 A server belongs to one process of the test run. It has a private directory and a free port on
 loopback, is reached with a password made for it, and ends with the run.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -15,11 +16,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -57,6 +60,17 @@ class PostgresServer:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
+
+
+@pytest.fixture(scope="session")
+def tree_of_cells() -> ModuleType:
+    """The module ``tree``: whole trees of cells in one process, by its ``small_tree``."""
+    spec = importlib.util.spec_from_file_location("tree", Path(__file__).parent / "tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["tree"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from xenith.cells.messages import Ask, Reply
+from xenith.cells.rebuilding import rebuild
+from xenith.cells.status import status_of
 from xenith.core import errors
 from xenith.core.errors import Unavailable, XenithError
 from xenith.core.ids import CellId
@@ -113,6 +115,13 @@ class Questions:
             link.link.post(reply)
 
     async def _answer(self, method: str, params: dict[str, Any]) -> Any:
+        match method:
+            case "status":
+                return msgspec.to_builtins(await status_of(self._node))
+            case "rebuild":
+                cell_id = CellId(params["cell"])
+                found = await rebuild(self._node, cell_id, timeout_s=params["timeout_s"])
+                return msgspec.to_builtins(found)
         if self._node.executor is None:
             raise errors.NotFound(f"cell {self._node.cell_id} has no hosts")
         return await self._node.executor.answer(method, params)

@@ -33,6 +33,7 @@ NOUNS = (
     Noun("lab", "xenith.cli.lab", "Run a simulated region of many cells on this machine."),
     Noun("serve", "xenith.cli.serve", "Serve a host's XenAPI by itself, for a cloud elsewhere."),
     Noun("host", "xenith.cli.host", "Add hosts to the cloud and list them."),
+    Noun("cell", "xenith.cli.cell", "Add cells to the tree, look at them, open and drain them."),
     Noun("image", "xenith.cli.image", "Build the tiny image that boots in seconds."),
     Noun("explain", "xenith.cli.explain", "Say why a server is where it is, or nowhere."),
     Noun("doctor", "xenith.cli.doctor", "Check this machine and say what to do about it."),

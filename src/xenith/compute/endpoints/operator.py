@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xenith.compute.endpoints import cell_images
+from xenith.compute.endpoints import cell_images, cell_tree
 from xenith.compute.operations.operator import HostBody, Operator
 from xenith.http import Call, Endpoint, Service
 from xenith.http.policy import admin, project_reader
@@ -46,11 +46,13 @@ ENDPOINTS = (
         "servers.explain",
         codes=(404,),
     ),
+    *cell_tree.ENDPOINTS,
 )
 POLICIES = {
     "xenith:hosts:list": admin,
     "xenith:hosts:add": admin,
     "xenith:servers:explain": project_reader,
+    **cell_tree.POLICIES,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from xenith.compute.operations.cell_images import CellImages
+from xenith.compute.operations.cell_tree import CellTree
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import get_view
 from xenith.compute.records.hosts import hosts
@@ -36,6 +37,7 @@ class Operator:
         self._context = context
         #: What cells ask for with their own signature.
         self.cell_images = CellImages(context)
+        self.cells = CellTree(context)
 
     async def add_host(self, body: HostBody) -> dict[str, Any]:
         """Take a host in; it is used as soon as it answers."""
