@@ -73,8 +73,8 @@ class Executor(Protocol):
     def prepare(self, intent: Intent) -> Any:
         """Do in memory what the transaction will write down: choose a host and claim it."""
 
-    def apply(self, tx: Tx, intent: Intent, prepared: Any) -> Verdict:
-        """Do what is asked, in rows. Transaction function."""
+    def apply(self, tx: Tx, intent: Intent, prepared: Any) -> Verdict | None:
+        """Do what is asked, in rows; None to be asked again. Transaction function."""
 
     def abandon(self, intent: Intent, prepared: Any) -> None:
         """Take back what ``prepare`` did: the transaction was not made, or not needed."""
@@ -389,6 +389,8 @@ class Node:
             return self._fence(tx, plan.intent)
         if self.executor is not None:
             verdict = self.executor.apply(tx, plan.intent, plan.prepared)
+            if verdict is None:
+                return None
             return msgspec.structs.replace(verdict, decision=plan.decision)
         return None
 
@@ -487,8 +489,7 @@ class Node:
             verdict = self._verdict_in(tx, plan)
             if verdict is not None:
                 self._finish(tx, row, verdict)
-            else:
-                assert plan.next_hop is not None, "a plan decides, waits or answers"
+            elif plan.next_hop is not None:
                 rows.give(tx, row, plan.next_hop, step=plan.step)
 
     def _withdraw(self, tx: Tx, subject: str) -> None:

@@ -8,6 +8,7 @@ claiming a host for it, and begins when the root has confirmed that this cell ow
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,14 +22,10 @@ from xenith.cells.keys import CellKey
 from xenith.compute.hosts import CellHosts
 from xenith.compute.neighbours import ImageSource
 from xenith.compute.operations.context import Seal
-from xenith.compute.reconcilers import LeftoverReconciler, PowerReconciler
+from xenith.compute.reconcilers import ClaimReconciler, LeftoverReconciler, PowerReconciler
 from xenith.compute.records.actions import finish_event
-from xenith.compute.records.instances import (
-    allocations,
-    change_instance,
-    insert_instance,
-    instances,
-)
+from xenith.compute.records.claims import release_claim
+from xenith.compute.records.instances import change_instance, insert_instance, instances
 from xenith.compute.sagas.build import BUILD, placement_request
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.power import POWER, write_power_found
@@ -97,12 +94,15 @@ class ComputeCell:
             [
                 LeftoverReconciler(self),
                 PowerReconciler(self),
+                ClaimReconciler(self),
                 SagaPruning(db, world),
                 StuckSagas(db, world),
             ],
         )
         self._tasks = TaskOwner("cell", world.clock)
         self._requests: dict[str, dict[str, Any]] = {}
+        #: Has what is undecided looked at again.
+        self.on_choice: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Load hosts and claims, then resume what was begun."""
@@ -165,7 +165,12 @@ class ComputeCell:
 
     def open_secret(self, sealed: str) -> bytes:
         """Open what was sealed for this cell alone, as base64."""
-        return self._key.open(base64.b64decode(sealed))
+        data = base64.b64decode(sealed)
+        try:
+            return self._key.open(data)
+        except Invalid:
+            # Of a build that 0.1.0 had begun: there the cloud's own seal was used.
+            return self.seal.open(data)
 
     # -- the node's executor
 
@@ -193,14 +198,14 @@ class ComputeCell:
         if prepared.host_id is not None:
             self.hosts.release(intent.subject)
 
-    def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | None) -> Verdict:
-        """Do what an intent asks, in rows."""
+    def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | None) -> Verdict | None:
+        """Do what an intent asks, in rows; None when it is to be prepared once more."""
         if intent.kind == kinds.BUILD:
             assert prepared is not None, "a build was prepared"
             return self._accept_build(tx, intent, prepared)
         row = tx.find(instances, id=intent.subject)
         if row is None and intent.kind == kinds.DELETE:
-            tx.delete(allocations, instance_id=intent.subject)
+            release_claim(tx, intent.subject)
             tx.on_commit(lambda: self._forget(intent.subject))
         if row is None:
             detail = f"cell {self.cell_id} does not have server {intent.subject}"
@@ -236,7 +241,7 @@ class ComputeCell:
 
     def _let_go(self, tx: Tx, subject: str, build: str) -> None:
         """End an instance that never began: it has rows and a claim, and nothing on a host."""
-        tx.delete(allocations, instance_id=subject)
+        release_claim(tx, subject)
         now = self.world.clock.now()
         change_instance(
             tx,
@@ -295,7 +300,7 @@ class ComputeCell:
 
     # -- intents
 
-    def _accept_build(self, tx: Tx, intent: Intent, prepared: _Reserved) -> Verdict:
+    def _accept_build(self, tx: Tx, intent: Intent, prepared: _Reserved) -> Verdict | None:
         row = tx.find(instances, id=intent.subject)
         if row is not None and row.vm_state != "deleted":
             if row.is_confirmed:
@@ -316,18 +321,18 @@ class ComputeCell:
         host = self.hosts.rows[prepared.host_id]
         request = prepared.request
         allocation = placement_request(intent.subject, request, [])
-        tx.upsert(
-            allocations,
-            {
-                "instance_id": intent.subject,
-                "host_id": host.id,
-                "project_id": request["project_id"],
-                "ram_mib": allocation.ram_mib,
-                "vcpus": allocation.vcpus,
-                "disk_gib": allocation.disk_gib,
-                "group_id": allocation.group_id,
-            },
-        )
+        claimed = {
+            "instance_id": intent.subject,
+            "host_id": host.id,
+            "project_id": request["project_id"],
+            "ram_mib": allocation.ram_mib,
+            "vcpus": allocation.vcpus,
+            "disk_gib": allocation.disk_gib,
+            "group_id": allocation.group_id,
+        }
+        if not self.hosts.write_claim(tx, claimed):
+            tx.on_commit(lambda: self._choose_again(intent.subject, host.id))
+            return None
         values = {
             "project_id": request["project_id"],
             "host_id": host.id,
@@ -352,6 +357,15 @@ class ComputeCell:
             times = {"created_at": intent.created_at, "updated_at": intent.created_at}
             insert_instance(tx, {"id": intent.subject, "generation": 1, **times, **values})
         return self._accepted(intent)
+
+    def _choose_again(self, instance_id: str, host_id: str) -> None:
+        """Let go of a host on which another scheduler was first, and learn what it claimed."""
+        self.hosts.release(instance_id)
+        self._tasks.start("look again", self._look_again(host_id))
+
+    async def _look_again(self, host_id: str) -> None:
+        await self.hosts.look_again(host_id)
+        self.on_choice()
 
     def _accepted(self, intent: Intent) -> Verdict:
         return Verdict(id=intent.id, answer=kinds.YES, cell=self.cell_id, build=intent.id)

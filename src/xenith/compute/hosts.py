@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from xenith.compute.operations.context import Seal
 from xenith.compute.records import hosts as rows
+from xenith.compute.records.claims import claim_host, host_claims
 from xenith.compute.records.instances import allocations, instances
 from xenith.core.errors import Conflict, NotFound, Unavailable
 from xenith.core.ids import HostId, InstanceId, ProjectId
@@ -67,15 +68,21 @@ class CellHosts:
         self.drivers: dict[HostId, HostDriver] = {}
         self.rows: dict[HostId, Row] = {}
         self._waiting: deque[asyncio.Future[int]] = deque()
+        #: This run, as claims name it, and as of which count of claims each host is in the table.
+        self.claimant = world.ids.hex()
+        self._generations: dict[str, int] = {}
+        #: Instances with a claim in the table that no transaction has written yet.
+        self._unwritten: set[str] = set()
 
     async def start(self) -> None:
         """Load hosts and claims, connect, and wait a little for first answers."""
         known = await self._db.read(lambda tx: tx.list(rows.hosts, is_removed=False))
         # One that was added before the start has its driver.
         await asyncio.gather(*(self._open(row) for row in known if row.id not in self.drivers))
-        building = {row.id for row in await self._db.read(lambda tx: tx.all(_BUILDING))}
-        for row in await self._db.read(lambda tx: tx.list(allocations)):
+        building, held, claims = await self._db.read(_read_claims)
+        for row in held:
             self.adopt(row, is_building=row.instance_id in building)
+        self._generations = claims
         try:
             async with asyncio.timeout(FIRST_ANSWER_S):
                 await asyncio.gather(*(driver.answered() for driver in self.drivers.values()))
@@ -293,7 +300,54 @@ class CellHosts:
         result = choose(self.table, request, ids=self._world.ids, filters=_LASTING)
         if isinstance(result, Placement):
             self.table.claim(result.indices[0], request, is_building=False)
+            self._unwritten.add(request.instance_id)
         return result
+
+    def write_claim(self, tx: Tx, allocation: Mapping[str, Any]) -> bool:
+        """Write a claim that the table has; False when another scheduler claimed there first.
+
+        Transaction function.
+        """
+        host_id = str(allocation["host_id"])
+        seen = self._generations.get(host_id, 0)
+        generation = claim_host(tx, allocation, claimant=self.claimant, seen=seen)
+        instance_id = str(allocation["instance_id"])
+
+        def follow() -> None:
+            self._unwritten.discard(instance_id)
+            self._generations[host_id] = generation or seen
+
+        tx.on_commit(follow)
+        return generation is not None
+
+    async def look_again(self, host_id: str) -> None:
+        """Read a host's claims anew: another scheduler has claimed there."""
+        index = self.table.find_index(HostId(host_id))
+        held, generation = await self._db.read(_read_host_claims, host_id)
+        if index is None:
+            return
+        wanted = {row.instance_id for row in held}
+        for instance_id in self.table.list_instances(HostId(host_id)):
+            if instance_id not in wanted and instance_id not in self._unwritten:
+                self.table.release(instance_id)
+        for row in held:
+            if self.table.find_claim(row.instance_id) is None:
+                self.adopt(row)
+        self._generations[host_id] = generation
+        self.wake_waiting()
+
+    async def compare_claims(self) -> int:
+        """Read the claims of every host on which another scheduler was; tell how many."""
+        rows_now = await self._db.read(lambda tx: tx.list(host_claims))
+        strange = [
+            row.host_id
+            for row in rows_now
+            if row.claimant != self.claimant
+            and row.generation != self._generations.get(row.host_id, 0)
+        ]
+        for host_id in strange:
+            await self.look_again(host_id)
+        return len(strange)
 
     async def begin(self, instance_id: str) -> None:
         """Wait until the host that an instance has a claim on takes another build.
@@ -327,6 +381,7 @@ class CellHosts:
             result = choose(self.table, request, ids=self._world.ids)
             if isinstance(result, Placement):
                 self.table.claim(result.indices[0], request)
+                self._unwritten.add(instance_id)
                 return result
             if not result.is_transient:
                 return result
@@ -354,6 +409,7 @@ class CellHosts:
 
         ``is_failure``: the host did not build what was claimed for; others are tried before it.
         """
+        self._unwritten.discard(instance_id)
         claim = self.table.find_claim(InstanceId(instance_id))
         if claim is not None:
             if is_failure:
@@ -393,3 +449,14 @@ class CellHosts:
                 f"host {driver.address.name} is down: {driver.down_reason}", host_id=host_id
             )
         return driver
+
+
+def _read_claims(tx: Tx) -> tuple[set[str], list[Row], dict[str, int]]:
+    building = {row.id for row in tx.all(_BUILDING)}
+    claims = {row.host_id: int(row.generation) for row in tx.list(host_claims)}
+    return building, tx.list(allocations), claims
+
+
+def _read_host_claims(tx: Tx, host_id: str) -> tuple[list[Row], int]:
+    row = tx.find(host_claims, host_id=host_id)
+    return tx.list(allocations, host_id=host_id), 0 if row is None else int(row.generation)

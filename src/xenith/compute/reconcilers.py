@@ -109,6 +109,20 @@ class PowerReconciler:
         return len(changed) + len(missing)
 
 
+class ClaimReconciler:
+    """Takes over what other schedulers of the cell claimed and gave back."""
+
+    name = "compute.claims"
+    period_s = 30.0
+
+    def __init__(self, cell: ComputeCell) -> None:
+        self._cell = cell
+
+    async def activate(self) -> Mapping[str, int]:
+        """Compare every host's count of claims."""
+        return {"hosts": await self._cell.hosts.compare_claims()}
+
+
 class UsageRecount:
     """Makes quota usage equal to the rows that it counts; it should find nothing, ever."""
 

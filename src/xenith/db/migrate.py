@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from xenith.core.errors import Conflict
 from xenith.core.log import logger
 from xenith.db.database import Database
+from xenith.db.patterns import matches
 from xenith.db.schema import CELL, GLOBAL
 
 _log = logger("db.migrate")
@@ -35,7 +36,7 @@ def head(tree: str) -> str:
     return max(numbers, default="0000")
 
 
-def prepare(database: Database, *, trees: Iterable[str] = tuple(TREES)) -> None:
+def prepare(database: Database, *, trees: Iterable[str] | None = None) -> None:
     """Make or upgrade the trees' tables. The rooms' ``records`` must have been imported.
 
     A cell that is not a root has the tree ``cell`` alone.
@@ -43,7 +44,7 @@ def prepare(database: Database, *, trees: Iterable[str] = tuple(TREES)) -> None:
     Raises:
         Conflict: the database is newer than this program.
     """
-    for tree in trees:
+    for tree in TREES if trees is None else trees:
         found = database.run_script(partial(_find_or_create, tree=tree, dialect=database.dialect))
         newest = head(tree)
         if found > newest:
@@ -81,6 +82,10 @@ def upgrade(database: Database, tree: str) -> None:
                 f"INSERT INTO {_version_table(tree)} VALUES ('{head(tree)}')"  # noqa: S608
             )
             wrapped.commit()
+        if database.dialect == "sqlite":
+            # SQLAlchemy puts the standard library's patterns, which may take for ever, in place of
+            # ours when it meets a connection.
+            connection.create_function("REGEXP", 2, matches, deterministic=True)
 
     database.run_script(run)
 

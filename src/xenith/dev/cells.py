@@ -75,6 +75,9 @@ class Cell:
             origin=origin,
         )
 
+        if self.compute is not None:
+            self.compute.on_choice = self.node.wake
+
     async def start(self) -> None:
         """Start the hosts' part first, since the node's may ask for it at once."""
         await self.node.prepare()

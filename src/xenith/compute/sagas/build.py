@@ -19,14 +19,10 @@ import msgspec
 
 from xenith import saga
 from xenith.compute.records.actions import finish_event
-from xenith.compute.records.instances import (
-    allocations,
-    change_instance,
-    instances,
-    settle_instance,
-)
+from xenith.compute.records.claims import release_claim
+from xenith.compute.records.instances import change_instance, instances, settle_instance
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, VM_STATE_OF_POWER
-from xenith.core.errors import Exhausted, Invalid, Unavailable, XenithError
+from xenith.core.errors import Conflict, Exhausted, Invalid, Unavailable, XenithError
 from xenith.core.ids import HostId, InstanceId, ProjectId
 from xenith.core.limits import BUILD_ATTEMPTS_MAX
 from xenith.core.log import logger
@@ -99,18 +95,17 @@ async def claim(cell: ComputeCell, run: Run) -> Outcome:
     now = cell.world.clock.now()
 
     def record(tx: Tx) -> None:
-        tx.upsert(
-            allocations,
-            {
-                "instance_id": run.subject,
-                "host_id": host_id,
-                "project_id": request["project_id"],
-                "ram_mib": allocation.ram_mib,
-                "vcpus": allocation.vcpus,
-                "disk_gib": allocation.disk_gib,
-                "group_id": allocation.group_id,
-            },
-        )
+        claimed = {
+            "instance_id": run.subject,
+            "host_id": host_id,
+            "project_id": request["project_id"],
+            "ram_mib": allocation.ram_mib,
+            "vcpus": allocation.vcpus,
+            "disk_gib": allocation.disk_gib,
+            "group_id": allocation.group_id,
+        }
+        if not cell.hosts.write_claim(tx, claimed):
+            raise Conflict(f"another scheduler has claimed on host {row.name} first")
         known = tx.get(instances, id=run.subject)
         settle_instance(
             tx,
@@ -155,7 +150,7 @@ async def release(cell: ComputeCell, run: Run) -> Outcome:
 
     def record(tx: Tx) -> None:
         tx.on_commit(lambda: cell.hosts.release(run.subject, is_failure=_is_hosts_fault(run)))
-        tx.delete(allocations, instance_id=run.subject)
+        release_claim(tx, run.subject)
         settle_instance(tx, run.subject, now_s=cell.world.clock.now(), host_id=None, host_name=None)
 
     return Outcome(record=record)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenith.compute.records.actions import finish_event
-from xenith.compute.records.instances import allocations, change_instance, instances
+from xenith.compute.records.claims import release_claim
+from xenith.compute.records.instances import change_instance, instances
 from xenith.compute.states import NOSTATE
 from xenith.core.errors import XenithError
 from xenith.core.log import logger
@@ -45,7 +46,7 @@ async def forget(cell: ComputeCell, run: Run) -> Outcome:
     def record(tx: Tx) -> None:
         tx.on_commit(lambda: cell.hosts.release(run.subject))
         tx.on_commit(lambda: cell.end_request(run.subject))
-        tx.delete(allocations, instance_id=run.subject)
+        release_claim(tx, run.subject)
         change_instance(
             tx,
             run.subject,

@@ -185,6 +185,13 @@ def _create_events() -> None:
 
 def _create_tables_of_the_tree() -> None:
     op.create_table(
+        "host_claims",
+        sa.Column("host_id", sa.Text(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
+        sa.Column("claimant", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("host_id"),
+    )
+    op.create_table(
         "cell_self",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("cell_id", sa.Text(), nullable=False),

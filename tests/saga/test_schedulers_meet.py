@@ -1,0 +1,110 @@
+"""Several schedulers serve one cell: the rows decide who was first, and nobody claims too much."""
+
+from __future__ import annotations
+
+import pytest
+
+from xenith.cells.intents import BUILD, Intent, intent_of
+from xenith.cells.intents import intents as outbox
+from xenith.compute.records.claims import host_claims
+from xenith.compute.records.instances import allocations
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def cloud(small_cloud):
+    """One whose two hosts hold few servers: 64 MiB each of 1 GiB, less what dom0 takes."""
+    cloud = await small_cloud.SmallCloud.start(host_count=2, memory_bytes=2**30)
+    await cloud.allow_many()
+    yield cloud
+    await cloud.close()
+    await cloud.db.close()
+
+
+async def test_a_scheduler_whose_table_is_old_is_refused_and_reads_the_hosts_claims(cloud):
+    first = cloud.cell
+    second = cloud._make_cell()
+    await second.hosts.start()
+    ids = await cloud.create(count=2)
+    rows = await cloud.db.read(lambda tx: tx.list(outbox))
+    intents = {intent.subject: intent for intent in map(intent_of, rows)}
+    (host_id,) = {choose(first, intents[ids[0]], cloud)}
+    assert await write(cloud, first, intents[ids[0]]) is not None
+    # The second does not know of that claim.
+    assert str(intents[ids[0]].subject) not in claims_of(second, host_id)
+    second.hosts.table.set_enabled(other_host(second, host_id), is_enabled=False)
+    assert choose(second, intents[ids[1]], cloud) == host_id
+    assert await write(cloud, second, intents[ids[1]]) is None
+    await second.hosts.look_again(host_id)
+    assert ids[0] in claims_of(second, host_id)
+    assert choose(second, intents[ids[1]], cloud) == host_id
+    assert await write(cloud, second, intents[ids[1]]) is not None
+    await second.hosts.stop()
+
+
+async def test_two_schedulers_that_take_turns_fill_the_hosts_and_not_more(cloud):
+    first = cloud.cell
+    second = cloud._make_cell()
+    await second.hosts.start()
+    await cloud.create(count=60)
+    rows = await cloud.db.read(lambda tx: tx.list(outbox))
+    answers = []
+    for at, row in enumerate(rows):
+        intent = intent_of(row)
+        scheduler = (first, second)[at % 2]
+        for _ in range(5):
+            prepared = scheduler.prepare(intent)
+            verdict = await cloud.db.run(scheduler.apply, intent, prepared)
+            if verdict is not None:
+                break
+            for host_id in scheduler.hosts.drivers:
+                await scheduler.hosts.look_again(host_id)
+        assert verdict is not None
+        answers.append(verdict.answer)
+    held = await cloud.db.read(lambda tx: tx.list(allocations))
+    assert answers.count("yes") == len(held)
+    assert answers.count("no") > 0, "the hosts were not filled"
+    for scheduler in (first, second):
+        await scheduler.hosts.compare_claims()
+        table = scheduler.hosts.table
+        for host_id in scheduler.hosts.drivers:
+            used = sum(row.ram_mib for row in held if row.host_id == host_id)
+            row = table.index(host_id)
+            assert used <= table.ram_limit[row]
+            assert table.ram_free[row] == table.ram_limit[row] - used
+    await second.hosts.stop()
+
+
+async def test_what_another_scheduler_gave_back_is_found_by_comparing(cloud):
+    (server_id,) = await cloud.build()
+    second = cloud._make_cell()
+    await second.hosts.start()
+    await cloud.delete(server_id)
+    await cloud.work()
+    (claims,) = [
+        row for row in await cloud.db.read(lambda tx: tx.list(host_claims)) if row.generation > 0
+    ]
+    assert claims_of(second, claims.host_id) == {server_id}
+    assert await second.hosts.compare_claims() == 1
+    assert claims_of(second, claims.host_id) == set()
+    await second.hosts.stop()
+
+
+def choose(cell, intent: Intent, cloud) -> str:
+    assert intent.kind == BUILD
+    prepared = cell.prepare(intent)
+    cloud.prepared = prepared
+    return prepared.host_id
+
+
+async def write(cloud, cell, intent: Intent):
+    return await cloud.db.run(cell.apply, intent, cloud.prepared)
+
+
+def claims_of(cell, host_id: str) -> set[str]:
+    return set(cell.hosts.table.list_instances(host_id))
+
+
+def other_host(cell, host_id: str) -> str:
+    return next(each for each in cell.hosts.drivers if each != host_id)
