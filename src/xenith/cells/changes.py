@@ -145,6 +145,11 @@ class Changes:
     """Reads, applies and compares the rows of origins, by the tables that were registered."""
 
     def __init__(self, tables: Sequence[ChangedTable]) -> None:
+        for each in tables:
+            for name in each.names:
+                # An older cell on the way keeps what it does not know as JSON, which has no bytes.
+                is_binary = isinstance(each.table.c[name].type, sa.LargeBinary)
+                assert not is_binary, f"{each.kind}.{name} is of bytes and cannot travel"
         self._tables = {each.kind: each for each in tables}
         self._names = {each.kind: each.names for each in tables}
         #: Of every column but whose row it is and what is unknown; also of those that stay below.
