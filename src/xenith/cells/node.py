@@ -63,6 +63,9 @@ _log = logger("cells.node")
 
 #: Seconds between looks at what is undecided, overdue, or with a child that is dead.
 TICK_S = 1.0
+#: Seconds that a cell between waits for a cell below, before it says no and others are tried. A
+#: process that is started anew is back in less.
+GIVE_UP_S = 30.0
 #: Seconds by which clocks of two cells may differ before a deadline is held to have passed.
 CLOCK_SKEW_MAX_S = 30.0
 
@@ -170,6 +173,10 @@ class Node:
         self._buses = buses
         self._reservations: dict[str, str] = {}
         self._wake = asyncio.Event()
+        #: The version of the topology that the links are as of.
+        self._followed = 0
+        self._has_topology = asyncio.Event()
+        self._has_followed = asyncio.Event()
         self._reconcilers = ReconcilerLoop(world, [IntentPruning(db, world)])
         self._tasks = TaskOwner(f"node {cell_id}", world.clock)
 
@@ -187,6 +194,7 @@ class Node:
             assert signed is not None, "what is not newer than nothing is there"
             self.topology, self.signed_topology = documents.open_signed(signed, self.root), signed
         await self._follow_topology()
+        self._tasks.keep("topology", self._follow_topologies)
         self._tasks.keep("pump", self._pump)
         self._tasks.keep("tick", self._tick)
         self._reconcilers.start()
@@ -222,9 +230,8 @@ class Node:
         if not await self.db.run(documents.save, signed, found):
             return False
         self.topology, self.signed_topology = found, signed
-        await self._follow_topology()
-        for child in self.children.values():
-            child.tell_topology(signed)
+        # Links are begun and ended by a task of the node's own: this may be called by one of them.
+        self._has_topology.set()
         return True
 
     async def publish(self, topology: Topology) -> None:
@@ -239,8 +246,20 @@ class Node:
         documents.check(topology)
         if not await self.adopt(documents.sign(topology, self.key)):
             raise Conflict("the topology was changed meanwhile: look at it again")
+        while self._followed < topology.version:
+            await self._has_followed.wait()
+            self._has_followed.clear()
+
+    async def _follow_topologies(self) -> None:
+        while True:
+            await self._has_topology.wait()
+            self._has_topology.clear()
+            await self._follow_topology()
+            for child in self.children.values():
+                child.tell_topology(self.signed_topology)
 
     async def _follow_topology(self) -> None:
+        version = self.topology.version
         wanted_children = {entry.id for entry in self.topology.children(self.cell_id)}
         wanted_parents = {entry.id for entry in self.topology.parents(self.cell_id)}
         for peer in [peer for peer in self.children if peer not in wanted_children]:
@@ -261,6 +280,8 @@ class Node:
             if peer not in self.parents:
                 self.parents[peer] = ParentLink(self, peer, self._buses(peer, self.cell_id))
                 await self.parents[peer].start()
+        self._followed = version
+        self._has_followed.set()
 
     def _own_names(self) -> frozenset[str]:
         """Give the ids and names of this cell and of all above it."""
@@ -408,6 +429,8 @@ class Node:
             self.counts["past_deadline"] += 1
             _log.warning("past its deadline", intent=intent.id, kind=intent.kind)
             plan.verdict = _no(intent, "The request was too old when it arrived.")
+        elif intent.kind == BUILD and (closed := self._refuse_closed(intent)) is not None:
+            plan.verdict = closed
         elif self.executor is not None:
             plan.prepared = self.executor.prepare(intent)
             self.decisions += intent.kind == BUILD
@@ -417,6 +440,18 @@ class Node:
         else:
             self._plan_route(plan)
         return plan
+
+    def _refuse_closed(self, intent: Intent) -> Verdict | None:
+        """Say no to builds that were on their way to this leaf when it closed."""
+        entry = self.topology.find(self.cell_id)
+        if entry is None or entry.state == "open" or not self.is_leaf:
+            return None
+        targets = () if intent.wanted is None else intent.wanted.target_cells
+        if entry.state == "closed" and {entry.id, entry.name} & set(targets):
+            # How a new cell is tried before it is opened.
+            return None
+        refusal = _no(intent, f"The cell is {entry.state}.")
+        return msgspec.structs.replace(refusal, hint=entry.successor or "")
 
     def _plan_build(self, plan: _Plan, tried: Sequence[dict[str, Any]]) -> None:
         assert plan.intent.wanted is not None, "a build says what it needs"
@@ -468,12 +503,20 @@ class Node:
             plans = [self._plan(intent_of(row), row.parent, tried=row.tried) for row in found]
             for plan, row in zip(plans, found, strict=True):
                 plan.attempt = row.attempt
+                if plan.waits and self._has_waited(row):
+                    plan.waits = False
+                    plan.verdict = _no(plan.intent, "No cell below answers.")
             await self._commit(plans, self._decide)
             decided = sum(plan.is_done for plan in plans)
             if decided:
                 return decided
             after = found[-1].sequence
         return 0
+
+    def _has_waited(self, row: Row) -> bool:
+        """Tell whether a build from above has waited here for so long that others should try."""
+        waited_s = self.world.clock.now() - float(row.created_at)
+        return bool(row.parent) and waited_s > GIVE_UP_S
 
     def _decide(self, tx: Tx, plans: Sequence[_Plan]) -> None:
         for plan in plans:
@@ -673,6 +716,8 @@ class Node:
             tried = [*row.tried, {"cell": child, "hint": ""}]
             plan = self._plan(intent_of(row), row.parent, tried=tried)
             if plan.choice is None:
+                if self._has_waited(row):
+                    await self.db.run(self._end, [row.id])
                 continue
             # Chosen only to see whether there is one; the pump chooses anew.
             self.chooser.refused(plan.choice.reservation_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -70,6 +69,9 @@ class ComputeOrigin:
         """Follow the last word on an intent. Transaction function."""
         server = tx.find(servers, id=intent.subject)
         if server is None or server.deleted_at is not None:
+            if (intent.kind, verdict.answer) == (kinds.BUILD, kinds.YES):
+                # Room was taken for a server that is gone.
+                send_delete(self._context(), tx, intent.subject, verdict.cell)
             return
         match intent.kind, verdict.answer:
             case kinds.BUILD, kinds.YES:
@@ -184,7 +186,14 @@ class ComputeOrigin:
         )
 
 
-def shown_trail(server: Row) -> list[dict[str, Any]]:
-    """Give how a server's cell was chosen, from the top down."""
-    found: list[dict[str, Any]] = server.trail or []
-    return found
+def send_delete(context: Context, tx: Tx, subject: str, cell_id: str) -> None:
+    """Have a cell delete what it has of a server that is gone, or is another cell's."""
+    context.node.send(
+        tx,
+        subject=subject,
+        number=0,
+        kind=kinds.DELETE,
+        target=cell_id,
+        params={},
+        request_id=context.world.ids.request_id(),
+    )

@@ -15,9 +15,11 @@ from xenith.compute.neighbours import ImageSource, Networking, Projects
 from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context, Seal
 from xenith.compute.origin import TABLES, ComputeOrigin, HostStates, follow_changes
+from xenith.compute.strays import Strays
 from xenith.core.ids import CellId
 from xenith.core.world import World
 from xenith.db import Database
+from xenith.reconcile import ReconcilerLoop
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,18 @@ class Root(Cell):
         )
         self.service = Compute(self.context)
 
+        self._reconcilers = ReconcilerLoop(world, [Strays(self.context)])
+
     async def start(self) -> None:
         """Start, knowing which hosts were up."""
         await self.db.read(self.host_states.load)
         await super().start()
+        self._reconcilers.start()
+
+    async def stop(self) -> None:
+        """Stop; everything goes on from the rows."""
+        await self._reconcilers.stop()
+        await super().stop()
 
 
 def number_of(topology: Topology, cell_id: CellId) -> int:

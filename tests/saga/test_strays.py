@@ -1,0 +1,61 @@
+"""What a root and its cells disagree on for good is ended, in favour of what runs."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from xenith.cells.intents import intents
+from xenith.compute.records.instances import instances
+from xenith.compute.records.servers import servers
+from xenith.compute.strays import SETTLED_S, Strays
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def cloud(small_cloud):
+    cloud = await small_cloud.SmallCloud.start(host_count=1)
+    yield cloud
+    await cloud.close()
+    await cloud.db.close()
+
+
+async def later(cloud) -> dict[str, int]:
+    await cloud.world.clock.advance(3 * SETTLED_S)
+    found = dict(await Strays(cloud.house.context).activate())
+    await cloud.work()
+    return found
+
+
+async def test_a_cloud_that_agrees_has_no_strays(cloud):
+    await cloud.build(count=2)
+    assert await later(cloud) == {"strays": 0, "forgotten": 0}
+
+
+async def test_a_machine_of_a_server_that_the_root_has_deleted_is_deleted(cloud):
+    (server_id,) = await cloud.build()
+    # The root's rows were put back to, or on from, a time when it was gone.
+    await cloud.db.run(
+        lambda tx: tx.update(servers, {"id": server_id}, deleted_at=cloud.world.clock.now())
+    )
+    assert await later(cloud) == {"strays": 1, "forgotten": 0}
+    assert (await cloud.instance(server_id)).vm_state == "deleted"
+    assert cloud.objects("VM") == []
+
+
+async def test_a_server_that_runs_in_another_cell_than_its_name_is_found_and_kept(cloud):
+    (server_id,) = await cloud.build()
+    await cloud.db.run(lambda tx: tx.update(servers, {"id": server_id}, cell_id="elsewhere"))
+    assert await later(cloud) == {"strays": 1, "forgotten": 0}
+    assert (await cloud.server(server_id)).cell_id == "cell"
+    assert (await cloud.instance(server_id)).vm_state == "active"
+
+
+async def test_a_build_that_nobody_has_ends_in_an_error_with_its_reason(cloud):
+    (server_id,) = await cloud.create()
+    await cloud.db.run(lambda tx: tx.run(sa.delete(intents)))
+    assert await later(cloud) == {"strays": 0, "forgotten": 1}
+    row = await cloud.server(server_id)
+    assert row.fault["message"].startswith("The request to build the server was lost")
+    assert await cloud.db.read(lambda tx: tx.list(instances)) == []
