@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import msgspec
 
 from xenith.bus import MemoryBus
 from xenith.cells.topology import CellEntry
+from xenith.compute.records.hosts import hosts as host_table
 from xenith.core.errors import Conflict, Exhausted, Invalid
 from xenith.core.ids import CellId, Ids
 from xenith.core.log import logger
@@ -28,8 +30,10 @@ from xenith.db.migrate import prepare
 from xenith.dev import keys
 from xenith.dev.cells import Cell, one_bus
 from xenith.dev.cloud import Cloud
-from xenith.dev.tree import TreePlan, give_sim_hosts, plan_tree, read_shape
-from xenith.toolstack.fleet import Fleet
+from xenith.dev.hosts import SIM_CPUS, SIM_DISK_BYTES, SIM_MEMORY_BYTES
+from xenith.dev.tree import TreePlan, plan_tree, read_shape
+from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.fleet import Fleet, HostEndpoint
 
 _log = logger("dev.lab")
 
@@ -37,8 +41,8 @@ SHAPE_FILE = "lab.json"
 SECRET_FILE = "lab.secret"  # noqa: S105 - where it is, not what it is
 #: Leaves that start at a time. Each connects to all its hosts at once, and all share one core.
 LEAVES_STARTING_MAX = 2
-#: Open files of one host: its port, and the two ends of the connections of its driver.
-FILES_PER_HOST = 5
+#: Open files of one host: its port, and the two ends of the connections of its driver (measured).
+FILES_PER_HOST = 9
 #: Open files that a cell's database has, and what is left for the API's clients.
 FILES_PER_CELL = 4
 FILES_OF_THE_REST = 512
@@ -52,6 +56,10 @@ class LabShape(msgspec.Struct, frozen=True):
 
     tree: str
     hosts_per_cell: int
+
+
+#: A region that starts in seconds on a laptop.
+DEFAULT = LabShape(tree="1x2x2", hosts_per_cell=3)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Lab:
         self.directory = Path(settings.data).absolute()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._settings = settings
+        self._password = keys.host_password(self.directory, self.world.ids)
         self.plan: TreePlan = plan_tree(
             read_shape(shape.tree),
             region=settings.region,
@@ -109,19 +118,20 @@ class Lab:
             Unavailable: a database or a port cannot be had.
         """
         await self.cloud.start()
-        for entry in self.plan.routers:
-            await self._start_router(entry)
-        password = keys.host_password(self.directory, self.world.ids)
-        places = asyncio.Semaphore(LEAVES_STARTING_MAX)
-
-        async def start_leaf(entry: CellEntry) -> None:
-            async with places:
-                await self._start_leaf(entry, password)
-
-        async with asyncio.TaskGroup() as group:
-            for entry in self.plan.leaves:
-                group.create_task(start_leaf(entry))
+        # All before the first driver connects, which could be given the port of a host to come.
+        hosts = [(entry, await self._start_hosts(entry)) for entry in self.plan.leaves]
         await self.fleet.start()
+        for entry in self.plan.routers:
+            await self._cell(entry, is_leaf=False).start()
+        leaves = iter(hosts)
+        starting = [
+            asyncio.create_task(self._start_leaves(leaves)) for _ in range(LEAVES_STARTING_MAX)
+        ]
+        try:
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:
+                task.cancel()
         await self._wait_known()
 
     async def stop(self) -> None:
@@ -134,23 +144,41 @@ class Lab:
             await cell.db.close()
         self.cells.clear()
 
-    async def _start_router(self, entry: CellEntry) -> None:
-        cell = self._cell(entry, is_leaf=False)
-        await cell.start()
+    async def _start_hosts(self, entry: CellEntry) -> list[HostEndpoint]:
+        return [
+            await self.fleet.add_host(
+                f"{entry.name}-host-{number}",
+                SimBackend(
+                    self.world,
+                    memory_bytes=SIM_MEMORY_BYTES,
+                    cpu_count=SIM_CPUS,
+                    disk_bytes=SIM_DISK_BYTES,
+                    latency_s=self._settings.sim_latency_s,
+                    failure_rate=self._settings.sim_failure_rate,
+                ),
+                password=self._password,
+            )
+            for number in range(1, self.shape.hosts_per_cell + 1)
+        ]
 
-    async def _start_leaf(self, entry: CellEntry, password: str) -> None:
+    async def _start_leaves(self, leaves: Iterator[tuple[CellEntry, list[HostEndpoint]]]) -> None:
+        for entry, hosts in leaves:
+            await self._start_leaf(entry, hosts)
+
+    async def _start_leaf(self, entry: CellEntry, hosts: list[HostEndpoint]) -> None:
         cell = self._cell(entry, is_leaf=True)
+        assert cell.compute is not None, "a leaf has hosts"
         await cell.node.prepare()
-        await give_sim_hosts(
-            cell,
-            self.fleet,
-            prefix=entry.name,
-            count=self.shape.hosts_per_cell,
-            password=password,
-            zone=self.cloud.context.default_zone,
-            world=self.world,
-            latency_s=self._settings.sim_latency_s,
-        )
+        known = {(row.name, row.url) for row in await cell.db.read(lambda tx: tx.list(host_table))}
+        for host in hosts:
+            if (host.name, host.url) not in known:
+                await cell.compute.hosts.add(
+                    name=host.name,
+                    url=host.url,
+                    user="root",
+                    password=self._password,
+                    zone=self.cloud.context.default_zone,
+                )
         await cell.start()
 
     def _cell(self, entry: CellEntry, *, is_leaf: bool) -> Cell:
@@ -159,7 +187,7 @@ class Lab:
         db = open_database(
             f"sqlite:///{directory / 'xenith.db'}", ids=self.world.ids, clock=self.world.clock
         )
-        prepare(db)
+        prepare(db, trees=("cell",))
         cell = Cell(
             db,
             self.world,
@@ -214,10 +242,6 @@ def choose_shape(directory: Path, tree: str | None, hosts_per_cell: int | None) 
     return shape
 
 
-#: A region that starts in seconds on a laptop.
-DEFAULT = LabShape(tree="1x2x2", hosts_per_cell=3)
-
-
 def _secret(directory: Path, ids: Ids) -> bytes:
     """Give what the cells' keys are derived from, made the first time."""
     path = directory / SECRET_FILE
@@ -236,5 +260,3 @@ def _check_file_limit(counts: LabCounts) -> None:
             what="open files",
             limit=most,
         )
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -32,6 +33,8 @@ async def _serve(
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     lab = Lab(settings, shape, site_url=url_of(bound))
+    # Nearly all that a start makes stays, so there is nothing to collect until it is over.
+    gc.disable()
     try:
         starting = asyncio.create_task(lab.start())
         asked_to_stop = asyncio.create_task(stopping.wait())
@@ -61,6 +64,7 @@ async def _serve(
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.001)
         calm_collector()
+        gc.enable()
         on_ready(lab)
         await asyncio.wait((serving, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
