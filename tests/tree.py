@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from xenith.bus import MemoryBus
+from xenith.cells.keys import CellKey
 from xenith.compute.endpoints.operator import service as operator_service
 from xenith.compute.endpoints.service import service as compute_service
 from xenith.compute.operations.context import Seal
@@ -26,7 +27,7 @@ from xenith.core.units import GIB
 from xenith.core.world import World
 from xenith.db import Database, Row, Tx, open_database
 from xenith.db.migrate import prepare
-from xenith.dev.cells import Cell, Root, one_bus
+from xenith.dev.cells import Cell, Root, Seat, one_bus
 from xenith.dev.tree import give_sim_hosts, plan_tree, read_shape
 from xenith.http import Principal
 from xenith.network.operations import Networks
@@ -95,6 +96,13 @@ class SmallTree:
         #: Cells that run, by name; and every cell's database, which outlives it.
         self.cells: dict[str, Cell] = {}
         self.databases: dict[str, Database] = {}
+        self.memory_bytes = 8 * GIB
+        buses = one_bus(self.bus)
+        self._seats = {
+            entry.name: self.plan.seat(entry.id, buses) for entry in self.plan.topology.cells
+        }
+        #: Names of the cells that have hosts.
+        self.leaves = {entry.name for entry in self.plan.leaves}
         self._networks: Networks | None = None
 
     @classmethod
@@ -103,29 +111,21 @@ class SmallTree:
         shape: str = "1x2x2",
         *,
         hosts_per_cell: int = 1,
-        rate: float = 10.0,
+        rate: float = 5.0,
         seed: int = 7,
         second_parents: int = 0,
         memory_bytes: int = 8 * GIB,
     ) -> Self:
         tree = cls(shape, rate=rate, seed=seed, second_parents=second_parents)
+        tree.memory_bytes = memory_bytes
         for entry in tree.plan.topology.cells:
             tree.databases[entry.name] = tree._database()
         tree._networks = Networks(tree.databases["api"], tree.world)
         for entry in tree.plan.topology.cells:
             cell = tree._make(entry.name)
             await cell.node.prepare()
-            if cell.compute is not None and entry.id != tree.plan.root:
-                await give_sim_hosts(
-                    cell,
-                    tree.fleet,
-                    prefix=entry.name,
-                    count=hosts_per_cell,
-                    password="p",
-                    zone="nova",
-                    world=tree.world,
-                    memory_bytes=memory_bytes,
-                )
+            if entry.name in tree.leaves and entry.name != "api":
+                await tree._give_hosts(cell, entry.name, hosts_per_cell)
             tree.cells[entry.name] = cell
         await tree._networks.ensure_demo_network()
         await tree.root.service.flavors.ensure_defaults()
@@ -138,14 +138,24 @@ class SmallTree:
         prepare(database)
         return database
 
+    async def _give_hosts(self, cell: Cell, name: str, count: int) -> None:
+        await give_sim_hosts(
+            cell,
+            self.fleet,
+            prefix=name,
+            count=count,
+            password="p",
+            zone="nova",
+            world=self.world,
+            memory_bytes=self.memory_bytes,
+        )
+
     def _make(self, name: str) -> Cell:
-        entry = self.plan.topology.get(name)
-        seat = self.plan.seat(entry.id, one_bus(self.bus))
+        seat = self._seats[name]
         seal = Seal(close=lambda data: data, open=lambda data: data)
         database = self.databases[name]
-        is_leaf = entry.id in {leaf.id for leaf in self.plan.leaves}
-        if entry.id != self.plan.root:
-            images: Any = self.images if is_leaf else None
+        if name != "api":
+            images: Any = self.images if name in self.leaves else None
             return Cell(database, self.world, seat, seal=seal, images=images)
         assert self._networks is not None
         return Root(
@@ -156,7 +166,7 @@ class SmallTree:
             images=self.images,
             networks=self._networks,
             projects=SimpleNamespace(has_project=lambda _tx, _id: True),  # type: ignore[arg-type]
-            has_hosts=is_leaf,
+            has_hosts="api" in self.leaves,
         )
 
     async def close(self) -> None:
@@ -187,6 +197,20 @@ class SmallTree:
         self.cells[name] = cell
         await cell.start()
 
+    async def run_joined(self, told: dict[str, Any], key: CellKey, *, host_count: int = 1) -> Cell:
+        """Run a leaf that has joined by what the root told it."""
+        name = str(told["name"])
+        signed = bytes.fromhex(told["topology"])
+        root = self.plan.keys[self.plan.root].public
+        self._seats[name] = Seat(CellId(told["cell_id"]), key, root, signed, one_bus(self.bus))
+        self.leaves.add(name)
+        self.databases[name] = self._database()
+        cell = self.cells[name] = self._make(name)
+        await cell.node.prepare()
+        await self._give_hosts(cell, name, host_count)
+        await cell.start()
+        return cell
+
     # -- the root's API
 
     def services(self) -> list[Any]:
@@ -207,25 +231,27 @@ class SmallTree:
 
         Cells that are not running are not waited for.
         """
-        leaves = [
-            entry
-            for entry in self.plan.leaves
-            if entry.name in self.cells and entry.id != self.plan.root
-        ]
+        leaves = [self.cells[name].id for name in self.leaves & self.cells.keys() - {"api"}]
 
         async def is_known() -> bool:
             known = await self.root.db.read(lambda tx: tx.list(hosts, is_up=True))
             up = {row.cell_id for row in known}
             ages = self.root.node.ages()
-            return all(entry.id in up and entry.id in ages for entry in leaves) and all(
-                not cell.node.chooser.is_dead(child)
-                and cell.node.chooser.totals().hosts_up_count > 0
-                for cell in self.cells.values()
-                for child, link in cell.node.children.items()
-                if self.root.node.topology.get(link.peer).name in self.cells
+            return all(leaf in up and leaf in ages for leaf in leaves) and all(
+                self._knows_below(cell) for cell in self.cells.values()
             )
 
         await self.until(is_known)
+
+    def _knows_below(self, cell: Cell) -> bool:
+        """Tell whether a cell without hosts knows what those that run below it have."""
+        below = self.root.node.topology.descendants(cell.id)
+        up = sum(
+            int(leaf.compute.hosts.table.is_up.sum())
+            for leaf in self.cells.values()
+            if leaf.compute is not None and leaf.id in below
+        )
+        return not below or 0 < up <= cell.node.chooser.totals().hosts_up_count
 
     async def allow_many(self, project_id: str = "p1") -> None:
         """Lift a project's quota."""

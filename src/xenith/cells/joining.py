@@ -49,6 +49,8 @@ join_tokens = sa.Table(
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("cell_name", sa.Text, nullable=False),
     sa.Column("parents", Json, nullable=False),
+    # What the operator wants of the cell besides: weights, rules, broker.
+    sa.Column("wish", Json),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False),
     sa.Column("used_at", sa.Float),
@@ -96,6 +98,7 @@ def issue(
     life_s: float,
     api_url: str,
     root: PublicKey,
+    wish: dict[str, Any] | None = None,
 ) -> str:
     """Make a token for one cell and give its text, which is nowhere else. Transaction function.
 
@@ -114,6 +117,7 @@ def issue(
             "digest": _digest(secret),
             "cell_name": name,
             "parents": list(parents),
+            "wish": wish,
             "created_at": now_s,
             "expires_at": now_s + life_s,
             "used_at": None,
@@ -163,6 +167,15 @@ def redeem(tx: Tx, secret: str, *, now_s: float, cell_id: CellId) -> Row:
     if tx.run(_REDEEM, key_digest=digest, now_s=now_s, new_cell_id=cell_id) != 1:
         raise Forbidden(_REFUSED)
     return tx.get(join_tokens, digest=digest)
+
+
+def find_redeemed(tx: Tx, secret: str, *, now_s: float, cell_id: CellId) -> Row | None:
+    """Find the token that this very cell has used, while it lives. Transaction function.
+
+    The root's answer may be lost on its way: the cell then asks again, and is told again.
+    """
+    row = tx.find(join_tokens, digest=_digest(secret))
+    return row if row is not None and row.cell_id == cell_id and row.expires_at > now_s else None
 
 
 def revoke(tx: Tx, name: str) -> int:

@@ -102,7 +102,7 @@ def _state(cell: Cell) -> str:
 
 
 def _hosts(cell: Cell) -> str:
-    up = "?" if cell["hosts_up"] is None else cell["hosts_up"]
+    up = "?" if cell["is_dark"] else cell["hosts_up"]
     return f"{up}/{cell['hosts']}"
 
 

@@ -34,6 +34,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     said = [f"server {cell(found['server'])} is {found['status']}"]
     if found.get("host"):
         said[0] += f" on {cell(found['host'])}"
+    for number, step in enumerate(found.get("cells", ()), start=1):
+        said += _cell_lines(step, number)
     for choice in found["choices"]:
         said.append(f"\nattempt {choice['attempt']}: {choice['hosts']} hosts")
         said.append(
@@ -55,6 +57,26 @@ def lines(found: dict[str, Any]) -> list[str]:
         said.append(f"\nfault: {cell(found['fault'])}")
     if found.get("fault_details"):
         said += [f"  {cell(line)}" for line in found["fault_details"].splitlines()]
+    return said
+
+
+def _cell_lines(step: dict[str, Any], number: int) -> list[str]:
+    """Word one choice of a cell; a tenant is told how many there were, and not which."""
+    left = step["cell_count"]
+    rows = []
+    for row in step["filters"]:
+        rows.append({"filter": row["name"], "cells": left, "left": row["cells_left"]})
+        left = row["cells_left"]
+    said = [f"\nchoice of a cell, {number}: {step['cell_count']} cells", table(rows)]
+    said += [
+        f"drawn {cell(row['name'])}: weight {row['weight']:.3f}, room for {row['slots']}, "
+        f"{row['in_flight']} in flight"
+        for row in step.get("sampled", ())
+    ]
+    said += [
+        f"left out {cell(row['name'])}: {cell(row['text'])} ({cell(row['filter'])})"
+        for row in step.get("misses", ())
+    ]
     return said
 
 

@@ -109,9 +109,13 @@ class ApiClient:
         """PUT and decode."""
         return self._decoded(await self._send("PUT", path, json=body))
 
-    async def delete(self, path: str) -> None:
-        """DELETE."""
-        await self._send("DELETE", path)
+    async def patch(self, path: str, body: Any) -> Any:
+        """PATCH and decode."""
+        return self._decoded(await self._send("PATCH", path, json=body))
+
+    async def delete(self, path: str, **query: Any) -> Any:
+        """DELETE and decode, if there is anything."""
+        return self._decoded(await self._send("DELETE", path, params=query or None))
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int) -> None:
         """PUT a body of bytes as it is read."""

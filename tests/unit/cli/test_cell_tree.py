@@ -69,7 +69,7 @@ def test_a_dark_cell_is_said_to_be_with_why_and_how_old_its_rows_are():
         is_dark=True,
         silence="it did not answer",
         free=None,
-        hosts_up=None,
+        hosts_up=0,
         age_s=300.0,
         links=[one_link(is_alive=False, open_intents=9)],
     )

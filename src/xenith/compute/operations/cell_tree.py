@@ -8,7 +8,7 @@ with the age of that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -41,6 +41,14 @@ class _Known(msgspec.Struct, frozen=True):
     silence: str = ""
 
 
+class _Amounts(msgspec.Struct, frozen=True):
+    """How much of everything there is in one cell, without those below it."""
+
+    hosts: int = 0
+    hosts_up: int = 0
+    servers: int = 0
+
+
 class CellTree:
     """The tree and its cells, read."""
 
@@ -53,7 +61,7 @@ class CellTree:
         return {
             "region": topology.region,
             "version": topology.version,
-            "cells": await self._shown(topology, _from_the_top(topology)),
+            "cells": await self._shown(topology, from_the_top(topology)),
             "expected": await self._expected(),
         }
 
@@ -65,7 +73,8 @@ class CellTree:
         """
         topology = self._context.node.topology
         entry = topology.get(ref)
-        beside = [entry, *topology.parents(entry.id)]
+        below = topology.descendants(entry.id)
+        beside = [entry, *topology.parents(entry.id), *(topology.get(each) for each in below)]
         shown = await self._shown(topology, beside)
         return next(each for each in shown if each["id"] == entry.id)
 
@@ -89,12 +98,17 @@ class CellTree:
             for entry in entries
             if known[entry.id].status is None
         }
+        amounts = {
+            entry.id: seen.get(entry.id) or _amounts(known[entry.id].status) for entry in entries
+        }
         ages = {**self._context.node.ages(), self._context.node.cell_id: 0.0}
+        # A router has no rows of its own, which are as new as can be.
+        ages |= {each: 0.0 for each, one in known.items() if one.status and not one.status.number}
         return [
             {
                 **_written(topology, entry),
                 **_said(known[entry.id], free),
-                **seen.get(entry.id, {}),
+                **_sums(amounts, {entry.id} | topology.descendants(entry.id)),
                 "age_s": _rounded(ages.get(entry.id)),
                 "links": _links(topology, entry, known),
             }
@@ -129,7 +143,7 @@ class CellTree:
         return cell_id if entry is None else entry.name
 
 
-def _from_the_top(topology: Topology) -> list[CellEntry]:
+def from_the_top(topology: Topology) -> list[CellEntry]:
     """Order cells so that each comes after all its parents, and otherwise as in the document."""
     left = list(topology.cells)
     done: set[CellId] = set()
@@ -173,9 +187,6 @@ def _said(known: _Known, free: dict[str, int]) -> dict[str, Any]:
         "is_dark": False,
         "silence": "",
         "has_hosts": status.has_hosts,
-        "hosts": status.host_count,
-        "hosts_up": status.hosts_up_count,
-        "servers": status.server_count,
         "free": free,
         "topology": status.topology,
         "epoch": status.epoch,
@@ -202,14 +213,27 @@ def _free(status: CellStatus, sizes: list[Row]) -> dict[str, int]:
     return free
 
 
-def _seen_before(tx: Tx, cell_id: CellId) -> dict[str, Any]:
+def _amounts(status: CellStatus | None) -> _Amounts:
+    """Give what a cell itself has; what is below it tells its own."""
+    if status is None or not status.has_hosts:
+        return _Amounts()
+    return _Amounts(status.host_count, status.hosts_up_count, status.server_count)
+
+
+def _seen_before(tx: Tx, cell_id: CellId) -> _Amounts:
     """Give what came up from a cell that is dark now. Transaction function."""
     known = tx.list(hosts, cell_id=cell_id, is_removed=False)
+    # Whether they are up is nobody's to say now.
+    return _Amounts(len(known), 0, count_living(tx, cell_id))
+
+
+def _sums(amounts: dict[CellId, _Amounts], cells: Iterable[CellId]) -> dict[str, int]:
+    """Add up what cells have, each once: by two parents, a digest counts a leaf twice."""
+    found = [amounts[cell_id] for cell_id in cells if cell_id in amounts]
     return {
-        "hosts": len(known),
-        # Whether they are up is nobody's to say now.
-        "hosts_up": None,
-        "servers": count_living(tx, cell_id),
+        "hosts": sum(each.hosts for each in found),
+        "hosts_up": sum(each.hosts_up for each in found),
+        "servers": sum(each.servers for each in found),
     }
 
 

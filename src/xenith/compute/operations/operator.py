@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 
+from xenith.compute.operations.cell_edits import CellEdits
 from xenith.compute.operations.cell_images import CellImages
 from xenith.compute.operations.cell_tree import CellTree
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import get_view
+from xenith.compute.operations.smoke_test import SmokeTest
 from xenith.compute.records.hosts import hosts
 from xenith.compute.states import status_of
 from xenith.core.errors import Invalid, Unavailable
@@ -38,6 +40,8 @@ class Operator:
         #: What cells ask for with their own signature.
         self.cell_images = CellImages(context)
         self.cells = CellTree(context)
+        self.cell_edits = CellEdits(context)
+        self.smoke_test = SmokeTest(context)
 
     async def add_host(self, body: HostBody) -> dict[str, Any]:
         """Take a host in; it is used as soon as it answers."""
@@ -91,13 +95,17 @@ class Operator:
         shown: dict[str, Any] = {
             "server": server_id,
             "status": status_of(view.vm_state, view.task_state),
+            "cells": [
+                _cell_choice(step, is_admin=principal.is_admin)
+                for step in trail
+                if "host_count" not in step
+            ],
             "choices": [_choice(choice, is_admin=principal.is_admin) for choice in choices],
             "fault": fault.get("message"),
             "sagas": below["sagas"],
         }
         if principal.is_admin:
             shown["cell"] = self._path(view.server.cell_id)
-            shown["cells"] = [step for step in trail if "host_count" not in step]
             shown["host"] = instance.host_name if instance is not None else None
             shown["fault_details"] = fault.get("details")
         return shown
@@ -140,6 +148,13 @@ class Operator:
             "cpus": facts.get("cpus"),
             "disk_gib": facts.get("disk_gib"),
         }
+
+
+def _cell_choice(step: dict[str, Any], *, is_admin: bool) -> dict[str, Any]:
+    if is_admin:
+        return step
+    # How many there are helps to see what asks for too much; which they are does not.
+    return {"cell_count": step["cell_count"], "filters": step["filters"]}
 
 
 def _choice(choice: dict[str, Any], *, is_admin: bool) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("cell_name", sa.Text(), nullable=False),
         sa.Column("parents", sa.Text(), nullable=False),
+        sa.Column("wish", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.Column("used_at", sa.Float(), nullable=True),
