@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from xenith.cli.output import Output, show
 
-app = App(help="Measure builds, lists and the start.")
+app = App(help="Measure builds, lists, cells and the start.")
 
 Database = Annotated[str, Parameter(help="postgresql://… in place of SQLite.")]
 
@@ -49,3 +49,19 @@ def lists(
     from xenith.dev.bench import lists as bench  # noqa: PLC0415
 
     show(bench.measure(servers=servers, page=page, calls=calls, database=database), output)
+
+
+@app.command
+def cells(
+    *parts: Annotated[
+        str, Parameter(help="builds, width, changes, lists, choosing, deaths, memory; or all.")
+    ],
+    small: Annotated[
+        bool, Parameter(help="Each part in seconds, to see that it works.", negative=())
+    ] = False,
+    output: Output = "table",
+) -> None:
+    """Measure trees of cells: builds through them, lag of changes, lists, choices, deaths."""
+    from xenith.dev.bench import cells as bench  # noqa: PLC0415
+
+    show(bench.measure(parts, is_small=small), output)

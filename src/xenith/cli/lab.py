@@ -24,6 +24,9 @@ def up(
         str | None, Parameter(help="Cells by level: 1x4x8 is a root, 4 below it, 8 below each.")
     ] = None,
     hosts_per_cell: Annotated[int | None, Parameter(help="Hosts of each lowest cell.")] = None,
+    without: Annotated[
+        list[str] | None, Parameter(help="A cell that is not started, as if it were dead.")
+    ] = None,
     config: Annotated[Path | None, Parameter(help="A xenith.toml with settings.")] = None,
     data: Annotated[str | None, Parameter(help="Where everything is kept.")] = None,
     listen: Annotated[str | None, Parameter(help="HOST:PORT of the API.")] = None,
@@ -45,7 +48,12 @@ def up(
     log.configure(level=settings.log_level, as_json=settings.log_json)
     shape = choose_shape(directory, tree, hosts_per_cell)
     (directory / READY_FILE).unlink(missing_ok=True)
-    run_lab(settings, shape, on_ready=lambda lab: _say_ready(lab, settings.data))
+    run_lab(
+        settings,
+        shape,
+        without=without or (),
+        on_ready=lambda lab: _say_ready(lab, settings.data),
+    )
 
 
 def _say_ready(lab: Lab, data: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,13 @@ class Lab:
     """A region; ``start`` it, serve its ``cloud.site``, ``stop`` it."""
 
     def __init__(
-        self, settings: Settings, shape: LabShape, *, site_url: str, world: World | None = None
+        self,
+        settings: Settings,
+        shape: LabShape,
+        *,
+        site_url: str,
+        world: World | None = None,
+        without: Collection[str] = (),
     ) -> None:
         self.world = world or World()
         self.shape = shape
@@ -89,6 +95,7 @@ class Lab:
             secret=_secret(self.directory, self.world.ids),
         )
         _check_file_limit(self.counts)
+        self._absent = _check_names(without, self.plan)
         self._buses = one_bus(MemoryBus(self.world.clock))
         self.fleet = Fleet(self.world, self.directory / "toolstack")
         self.cloud = Cloud(
@@ -119,9 +126,12 @@ class Lab:
         """
         await self.cloud.start()
         # All before the first driver connects, which could be given the port of a host to come.
-        hosts = [(entry, await self._start_hosts(entry)) for entry in self.plan.leaves]
+        present = [entry for entry in self.plan.leaves if entry.name not in self._absent]
+        hosts = [(entry, await self._start_hosts(entry)) for entry in present]
         await self.fleet.start()
         for entry in self.plan.routers:
+            if entry.name in self._absent:
+                continue
             await self._cell(entry, is_leaf=False).start()
         leaves = iter(hosts)
         starting = [
@@ -132,7 +142,7 @@ class Lab:
         finally:
             for task in starting:
                 task.cancel()
-        await self._wait_known()
+        await self._wait_known(len(present) * self.shape.hosts_per_cell)
 
     async def stop(self) -> None:
         """Stop the leaves first, which go on from their rows."""
@@ -198,13 +208,13 @@ class Lab:
         self.cells[entry.id] = cell
         return cell
 
-    async def _wait_known(self) -> None:
+    async def _wait_known(self, hosts: int) -> None:
         """Wait for the digests: a router that has heard of no hosts says that it has no room."""
         until = self.world.clock.monotonic() + KNOWN_TIMEOUT_S
         chooser = self.cloud.cell.node.chooser
-        while (known := chooser.totals().hosts_up_count) < self.counts.hosts:
+        while (known := chooser.totals().hosts_up_count) < hosts:
             if self.world.clock.monotonic() > until:
-                _log.warning("hosts are not known yet", known=known, hosts=self.counts.hosts)
+                _log.warning("hosts are not known yet", known=known, hosts=hosts)
                 return
             await self.world.clock.sleep(_LOOK_S)
 
@@ -220,11 +230,16 @@ def choose_shape(directory: Path, tree: str | None, hosts_per_cell: int | None) 
     if not path.exists():
         if (directory / "xenith.db").exists():
             raise Conflict(f"{directory} has a cloud that is no lab: choose another --data")
-        shape = LabShape(tree or DEFAULT.tree, hosts_per_cell or DEFAULT.hosts_per_cell)
+        shape = LabShape(
+            tree or DEFAULT.tree,
+            DEFAULT.hosts_per_cell if hosts_per_cell is None else hosts_per_cell,
+        )
         read_shape(shape.tree)
     else:
         known = msgspec.json.decode(path.read_bytes(), type=LabShape)
-        shape = LabShape(tree or known.tree, hosts_per_cell or known.hosts_per_cell)
+        shape = LabShape(
+            tree or known.tree, known.hosts_per_cell if hosts_per_cell is None else hosts_per_cell
+        )
         if read_shape(shape.tree) != read_shape(known.tree):
             raise Conflict(
                 f"the lab in {directory} is {known.tree}, not {shape.tree}: leave --tree out, or "
@@ -235,8 +250,8 @@ def choose_shape(directory: Path, tree: str | None, hosts_per_cell: int | None) 
                 f"the cells in {directory} have {known.hosts_per_cell} hosts each: a lab grows, "
                 "and does not shrink"
             )
-    if shape.hosts_per_cell < 1:
-        raise Invalid("--hosts-per-cell must be at least 1")
+    if shape.hosts_per_cell < 0:
+        raise Invalid("--hosts-per-cell is a count")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys.write_private(path, msgspec.json.encode(shape).decode() + "\n")
     return shape
@@ -248,6 +263,14 @@ def _secret(directory: Path, ids: Ids) -> bytes:
     if not path.exists():
         keys.write_private(path, ids.secret(32))
     return path.read_text().strip().encode()
+
+
+def _check_names(names: Collection[str], plan: TreePlan) -> frozenset[str]:
+    known = {entry.name for entry in (*plan.routers, *plan.leaves)}
+    for name in names:
+        if name not in known:
+            raise Invalid(f"the lab has no cell named {name} below its root")
+    return frozenset(names)
 
 
 def _check_file_limit(counts: LabCounts) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import uvicorn
 
@@ -16,23 +16,34 @@ from xenith.dev.lab import Lab, LabShape
 from xenith.dev.serving import BACKLOG, GRACE_S, bind, calm_collector, raise_file_limit, url_of
 
 
-def run_lab(settings: Settings, shape: LabShape, *, on_ready: Callable[[Lab], None]) -> None:
+def run_lab(
+    settings: Settings,
+    shape: LabShape,
+    *,
+    without: Collection[str] = (),
+    on_ready: Callable[[Lab], None],
+) -> None:
     """Run a lab until it is told to stop by a signal."""
     import uvloop  # noqa: PLC0415 - only a process that serves pays for it
 
     raise_file_limit()
     bound = bind(settings.listen)
     with contextlib.closing(bound), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, shape, bound, on_ready=on_ready))
+        runner.run(_serve(settings, shape, bound, without=without, on_ready=on_ready))
 
 
 async def _serve(
-    settings: Settings, shape: LabShape, bound: socket.socket, *, on_ready: Callable[[Lab], None]
+    settings: Settings,
+    shape: LabShape,
+    bound: socket.socket,
+    *,
+    without: Collection[str],
+    on_ready: Callable[[Lab], None],
 ) -> None:
     stopping = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    lab = Lab(settings, shape, site_url=url_of(bound))
+    lab = Lab(settings, shape, site_url=url_of(bound), without=without)
     # Nearly all that a start makes stays, so there is nothing to collect until it is over.
     gc.disable()
     try:

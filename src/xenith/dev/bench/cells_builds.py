@@ -44,6 +44,7 @@ async def _measure(
         # What is compiled, connected and cached once is not what is measured.
         await _build_all(api, body, servers=20, clients=clients)
         idle_ms_per_s = await _idle(running)
+        before_mib = running.memory_mib()
         found = []
         for _ in range(rounds):
             before_s, began = running.cpu_s(), time.monotonic()
@@ -58,10 +59,12 @@ async def _measure(
                 }
             )
         await _check(api, rounds * servers + 20)
+        after_mib = running.memory_mib()
     return {
         "idle_cpu_ms_per_s": idle_ms_per_s,
         "rounds": found,
-        "memory_mib": round(running.memory_mib(), 1),
+        "memory_mib": round(after_mib, 1),
+        "mib_per_thousand_servers": round((after_mib - before_mib) / (rounds * servers) * 1000, 1),
     }
 
 

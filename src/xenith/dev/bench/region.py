@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xenith.core.errors import Unavailable
@@ -22,7 +22,7 @@ STOP_TIMEOUT_S = 120.0
 
 @contextlib.contextmanager
 def region(
-    tree: str, *, hosts_per_cell: int, directory: Path | None = None
+    tree: str, *, hosts_per_cell: int, directory: Path | None = None, without: Sequence[str] = ()
 ) -> Iterator[MeasuredCloud]:
     """Run ``xenith lab up`` with a free port, and stop it after."""
     with contextlib.ExitStack() as stack:
@@ -32,6 +32,8 @@ def region(
         command = [sys.executable, "-m", "xenith.cli", "lab", "up", "--tree", tree]
         command += ["--hosts-per-cell", str(hosts_per_cell), "--data", str(place)]
         command += ["--listen", "127.0.0.1:0", "--log-level", "warning"]
+        for name in without:
+            command += ["--without", name]
         (place / "ready").unlink(missing_ok=True)
         log = stack.enter_context((place / "bench.log").open("ab"))
         began = time.monotonic()
