@@ -63,7 +63,7 @@ FULL = Sizes(
     choosing_cells=500,
     deaths=3,
     death_builds=60,
-    memory_hosts=(50, 150),
+    memory_hosts=(50, 100),
 )
 #: Each part in seconds, to see that it works; the figures mean nothing.
 SMALL = Sizes(
