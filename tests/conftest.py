@@ -27,6 +27,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
+
+# Machines are shared and slow at times: how long an example takes says nothing.
+hypothesis_settings.register_profile("xenith", deadline=None)
+hypothesis_settings.load_profile("xenith")
 
 if TYPE_CHECKING:
     from xenith.dev.rabbitmq import Rabbit

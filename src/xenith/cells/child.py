@@ -29,7 +29,7 @@ from xenith.cells.messages import (
     TopologyWanted,
     Verdicts,
 )
-from xenith.core.errors import Conflict
+from xenith.core.errors import Conflict, Forbidden, Invalid
 from xenith.core.ids import CellId
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
@@ -49,6 +49,10 @@ RETRY_MAX_S = 30.0
 ASK_AGAIN_S = 20.0
 #: Seconds between pings.
 PING_PERIOD_S = 1.0
+#: Times that a cell is told of the topology in which it is no child any more, each a second after
+#: the other as a frame may be lost, and seconds after which that is given up if it is away.
+FAREWELLS = 5
+FAREWELL_S = 600.0
 #: Buckets asked for at a time; the next comparison finds the others.
 BUCKETS_WANTED_MAX = 8
 
@@ -84,6 +88,8 @@ class ChildLink:
         self._awaited: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._ping_number = 0
+        #: The sequence of the last digest of what is free there.
+        self._heard_digest = 0
         self._tasks = TaskOwner(f"child {peer}", node.world.clock)
         self.link = Link(
             node.world,
@@ -197,12 +203,14 @@ class ChildLink:
 
     async def _hear_verdicts(self, group: list[Verdicts]) -> None:
         verdicts = [verdict for message in group for verdict in message.items]
-        await self._node.hear(verdicts)
+        left = await self._node.hear(self.peer, verdicts)
         now = self._clock.monotonic()
         for verdict in verdicts:
-            was_sent = verdict.id in self._sent
+            if verdict.id in left:
+                continue
+            is_open = verdict.id in self._sent or verdict.id in self._awaited
             self._forget(verdict.id)
-            if was_sent and not verdict.is_final:
+            if is_open and not verdict.is_final:
                 self._awaited[verdict.id] = now + ASK_AGAIN_S
         self._wake.set()
 
@@ -243,6 +251,7 @@ class ChildLink:
                 self._ready.setdefault(row.hop_id, row.subject)
             after = found[-1].sequence
         self._wake.set()
+        self.link.post(Ping(0, self._node.topology.version))
         if hello.topology > self._node.topology.version:
             self.link.post(TopologyWanted())
         elif hello.topology < self._node.topology.version:
@@ -254,13 +263,18 @@ class ChildLink:
         while True:
             if self.link.is_open:
                 self._ping_number += 1
-                self.link.post(Ping(self._ping_number))
+                self.link.post(Ping(self._ping_number, self._node.topology.version))
                 await self._send_again()
                 self._wake.set()
             await self._clock.sleep(PING_PERIOD_S)
 
-    async def _hear_pong(self, _group: list[Pong]) -> None:
+    async def _hear_pong(self, group: list[Pong]) -> None:
         self._node.chooser.note_alive(self.peer)
+        if group[-1].told != self._heard_digest:
+            # What it told was lost on the way, or before this side had begun.
+            self.link.post(CapacityWanted())
+        if group[-1].topology > self._node.topology.version:
+            self.link.post(TopologyWanted())
         self._node.wake()
 
     async def _hear_capacity(self, group: list[Capacity] | list[CapacityDelta]) -> None:
@@ -270,12 +284,14 @@ class ChildLink:
                     self.link.refuse("not_its_own", cell=message.digest.cell_id)
                     continue
                 self._node.chooser.hear(message.digest)
+                self._heard_digest = message.digest.sequence
                 continue
             if message.delta.cell_id != self.peer:
                 self.link.refuse("not_its_own", cell=message.delta.cell_id)
                 continue
             try:
                 self._node.chooser.hear_delta(message.delta)
+                self._heard_digest = message.delta.sequence
             except Conflict:
                 self.link.post(CapacityWanted())
         self._node.wake()
@@ -381,11 +397,22 @@ class ChildLink:
         """Give the child the document."""
         self.link.post(TopologyNews(signed))
 
+    async def say_farewell(self) -> None:
+        """Tell the child of a topology in which it has other parents, before this link ends."""
+        until = self._clock.monotonic() + FAREWELL_S
+        told = 0
+        while told < FAREWELLS and self._clock.monotonic() < until:
+            told += self.link.post(TopologyNews(self._node.signed_topology))
+            await self._clock.sleep(PING_PERIOD_S)
+
     async def _hear_topology_wanted(self, _group: list[TopologyWanted]) -> None:
         self.tell_topology(self._node.signed_topology)
 
     async def _hear_topology(self, group: list[TopologyNews]) -> None:
-        await self._node.adopt(group[-1].document)
+        try:
+            await self._node.adopt(group[-1].document)
+        except (Forbidden, Invalid) as error:
+            self.link.refuse("topology", error=error.message)
 
 
 def _read(tx: Tx, hop_ids: list[str]) -> list[Intent]:

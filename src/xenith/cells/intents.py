@@ -144,6 +144,17 @@ _OPEN_AT = (
     .order_by(intents.c.sequence)
     .limit(1000)
 )
+_BUILDS_AT = (
+    sa.select(intents)
+    .where(
+        intents.c.closed_at.is_(None),
+        intents.c.next_hop == sa.bindparam("next_hop"),
+        intents.c.sequence > sa.bindparam("after"),
+        intents.c.kind == BUILD,
+    )
+    .order_by(intents.c.sequence)
+    .limit(BATCH_INTENTS_MAX)
+)
 _OPEN_OF = (
     sa.select(intents)
     .where(
@@ -236,6 +247,11 @@ def list_open_at(tx: Tx, next_hop: str, *, after: int = 0) -> list[Row]:
     return tx.all(_OPEN_AT, next_hop=next_hop, after=after)
 
 
+def list_builds_at(tx: Tx, next_hop: str, *, after: int = 0) -> list[Row]:
+    """List a batch of the builds that a neighbour was given and has not answered for good."""
+    return tx.all(_BUILDS_AT, next_hop=next_hop, after=after)
+
+
 def list_open_builds(tx: Tx, subject: str) -> list[Row]:
     """List the builds of a subject that have no verdict here."""
     return tx.all(_OPEN_OF, subject=subject)
@@ -251,12 +267,15 @@ def count_open(tx: Tx) -> dict[str, int]:
     return {row.next_hop or "": int(row.count) for row in tx.all(_COUNTS)}
 
 
-def give(tx: Tx, row: Row, next_hop: str, *, step: dict[str, Any] | None) -> None:
-    """Decide that an open intent goes to a neighbour, and by what choice."""
-    values: dict[str, Any] = {"next_hop": next_hop, "hop_id": hop_id(row.id, row.attempt)}
-    if step is not None:
-        values["trail"] = [*row.trail, step]
-    tx.update(intents, {"id": row.id}, **values)
+def give(tx: Tx, row: Row, next_hop: str, *, step: dict[str, Any] | None) -> bool:
+    """Decide that an open intent goes to a neighbour, and by what choice.
+
+    False when it was decided or closed since the row was read.
+    """
+    values: dict[str, Any] = {} if step is None else {"trail": [*row.trail, step]}
+    keys = {"id": row.id, "attempt": row.attempt, "next_hop": None, "closed_at": None}
+    hop = hop_id(row.id, row.attempt)
+    return bool(tx.update(intents, keys, next_hop=next_hop, hop_id=hop, **values))
 
 
 def take_back(tx: Tx, row: Row, verdict: Verdict) -> None:

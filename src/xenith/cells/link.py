@@ -34,7 +34,7 @@ from xenith.core.world import World
 _log = logger("cells.link")
 
 #: Seconds that a message waits for others before its frame goes.
-FLUSH_DELAY_S = 0.005
+FLUSH_DELAY_S = 0.01
 #: Seconds between hellos until they are answered.
 HELLO_PERIOD_S = 1.0
 #: Seconds for the bus to take a frame.
@@ -266,6 +266,9 @@ class Link:
             version = min(hello.most, VERSION_MOST)
             if version < max(hello.least, VERSION_LEAST):
                 self.refuse("version", least=hello.least, most=hello.most)
+                if session != self._peer_session:
+                    # It was heard before its program was changed for another.
+                    self._is_open = False
                 continue
             if session != self._peer_session:
                 self._is_open = False
@@ -276,7 +279,12 @@ class Link:
                 self._is_open = True
                 self.version = version
                 _log.info("link open", own=self._own, peer=self.peer, version=version)
-                await self._on_open(hello)
+                try:
+                    await self._on_open(hello)
+                except BaseException:
+                    # Half begun is not begun: the next hello begins again.
+                    self._is_open = False
+                    raise
             if not hello.is_open:
                 await self._say_hello()
 

@@ -102,12 +102,17 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Down: do a piece of work and say so."""
 
     number: int
+    #: The version of the topology that the sender has, as news of a newer one may have been lost.
+    topology: int = 0
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
     """Up: it was done."""
 
     number: int
+    #: The digest of what is free that the sender has told last before this; 0 before any.
+    told: int = 0
+    topology: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):

@@ -21,6 +21,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -51,7 +52,7 @@ from xenith.cells.parent import ParentLink
 from xenith.cells.pruning import IntentPruning
 from xenith.cells.questions import Questions
 from xenith.cells.topology import Topology
-from xenith.core.errors import Conflict, Unavailable, XenithError
+from xenith.core.errors import Conflict, Invalid, Unavailable
 from xenith.core.ids import CellId
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
@@ -63,6 +64,8 @@ _log = logger("cells.node")
 
 #: Seconds between looks at what is undecided, overdue, or with a child that is dead.
 TICK_S = 1.0
+#: Ticks between looks at what is undecided when nothing is known to wait; hints come sooner.
+LOOK_TICKS = 5
 #: Seconds that a cell between waits for a cell below, before it says no and others are tried. A
 #: process that is started anew is back in less.
 GIVE_UP_S = 30.0
@@ -109,12 +112,16 @@ class _Plan:
 
     intent: Intent
     parent: str
+    #: As it was read, for what was written down before.
+    row: Row | None = None
     next_hop: str | None = None
     verdict: Verdict | None = None
     choice: Choice | None = None
     prepared: Any = None
     #: There may be a cell for it soon.
     waits: bool = False
+    #: Who has said no to it before.
+    tried: Sequence[dict[str, Any]] = ()
     #: Which time this is, over all that it was given to.
     attempt: int = 1
     #: This cell's count of builds accepted, with this one.
@@ -171,8 +178,12 @@ class Node:
         self.children: dict[CellId, ChildLink] = {}
         self.parents: dict[CellId, ParentLink] = {}
         self._buses = buses
+        #: Children of an earlier topology, until they have been told of it.
+        self._leaving: dict[CellId, ChildLink] = {}
         self._reservations: dict[str, str] = {}
         self._wake = asyncio.Event()
+        #: Whether something undecided waits for a cell.
+        self._has_waiting = False
         #: The version of the topology that the links are as of.
         self._followed = 0
         self._has_topology = asyncio.Event()
@@ -227,6 +238,8 @@ class Node:
             Invalid: it is not the root's, or not sound.
         """
         found = documents.open_signed(signed, self.root)
+        if found.region != self.topology.region:
+            raise Invalid(f"the topology is of region {found.region}, not {self.topology.region}")
         if not await self.db.run(documents.save, signed, found):
             return False
         self.topology, self.signed_topology = found, signed
@@ -263,7 +276,8 @@ class Node:
         wanted_children = {entry.id for entry in self.topology.children(self.cell_id)}
         wanted_parents = {entry.id for entry in self.topology.parents(self.cell_id)}
         for peer in [peer for peer in self.children if peer not in wanted_children]:
-            await self.children.pop(peer).stop()
+            self._leaving[peer] = self.children.pop(peer)
+            self._tasks.start("farewell", self._part(self._leaving[peer]))
             self.chooser.forget(peer)
         for peer in [peer for peer in self.parents if peer not in wanted_parents]:
             await self.parents.pop(peer).stop()
@@ -273,6 +287,8 @@ class Node:
             await self.children.pop(peer).stop()
         for peer in sorted(wanted_children):
             self._set_rules(peer)
+            if peer in self._leaving:
+                await self._leaving.pop(peer).stop()
             if peer not in self.children:
                 self.children[peer] = ChildLink(self, peer, self._buses(self.cell_id, peer))
                 await self.children[peer].start()
@@ -282,6 +298,15 @@ class Node:
                 await self.parents[peer].start()
         self._followed = version
         self._has_followed.set()
+
+    async def _part(self, child: ChildLink) -> None:
+        """Tell a cell that is no child any more: who its parents are now, nobody else can."""
+        try:
+            await child.say_farewell()
+        finally:
+            await child.stop()
+            if self._leaving.get(child.peer) is child:
+                del self._leaving[child.peer]
 
     def _own_names(self) -> frozenset[str]:
         """Give the ids and names of this cell and of all above it."""
@@ -418,10 +443,28 @@ class Node:
     # -- planning
 
     def _plan(self, intent: Intent, parent: str, *, tried: Sequence[dict[str, Any]]) -> _Plan:
-        """Decide in memory what is to be done with an intent."""
-        plan = _Plan(intent, parent)
+        """Decide in memory what is to be done with an intent; with a wrong one, to refuse it."""
+        plan = _Plan(intent, parent, tried=tried)
+        try:
+            self._consider(plan)
+        except Exception as error:  # noqa: BLE001 - the message edge
+            self._refuse(plan, error)
+        return plan
+
+    def _refuse(self, plan: _Plan, error: Exception) -> None:
+        """Have the answer to an intent be no, since it cannot be followed."""
+        self.counts["refused_intents"] += 1
+        _log.warning(
+            "intent refused", intent=plan.intent.id, kind=plan.intent.kind, error=repr(error)
+        )
+        plan.next_hop = plan.choice = plan.prepared = None
+        plan.waits = False
+        plan.verdict = _no(plan.intent, "The request could not be read.")
+
+    def _consider(self, plan: _Plan) -> None:
+        intent = plan.intent
         if intent.kind == FENCE:
-            return plan
+            return
         late = intent.deadline_at is not None and (
             self.world.clock.now() > intent.deadline_at + CLOCK_SKEW_MAX_S
         )
@@ -436,10 +479,9 @@ class Node:
             self.decisions += intent.kind == BUILD
             plan.decision = self.decisions
         elif intent.kind == BUILD:
-            self._plan_build(plan, tried)
+            self._plan_build(plan)
         else:
             self._plan_route(plan)
-        return plan
 
     def _refuse_closed(self, intent: Intent) -> Verdict | None:
         """Say no to builds that were on their way to this leaf when it closed."""
@@ -453,17 +495,19 @@ class Node:
         refusal = _no(intent, f"The cell is {entry.state}.")
         return msgspec.structs.replace(refusal, hint=entry.successor or "")
 
-    def _plan_build(self, plan: _Plan, tried: Sequence[dict[str, Any]]) -> None:
-        assert plan.intent.wanted is not None, "a build says what it needs"
-        wanted = msgspec.structs.replace(
-            plan.intent.wanted, tried=tuple(each["cell"] for each in tried)
-        )
-        found: Choice | NoCell | None = None
+    def _choose(self, intent: Intent, tried: Sequence[dict[str, Any]]) -> Choice | NoCell:
+        if intent.wanted is None:
+            raise Invalid("the build does not say what it needs")
+        wanted = msgspec.structs.replace(intent.wanted, tried=tuple(each["cell"] for each in tried))
         hint = tried[-1]["hint"] if tried else ""
         if hint and not wanted.target_cells:
             found = self.chooser.choose(msgspec.structs.replace(wanted, target_cells=(hint,)))
-        if not isinstance(found, Choice):
-            found = self.chooser.choose(wanted)
+            if isinstance(found, Choice):
+                return found
+        return self.chooser.choose(wanted)
+
+    def _plan_build(self, plan: _Plan) -> None:
+        found = self._choose(plan.intent, plan.tried)
         if isinstance(found, Choice):
             self.decisions += 1
             plan.choice = found
@@ -471,7 +515,7 @@ class Node:
         elif found.is_waiting:
             plan.waits = True
         else:
-            plan.verdict = _nowhere(plan.intent, found, tried)
+            plan.verdict = _nowhere(plan.intent, found, plan.tried)
 
     def _plan_route(self, plan: _Plan) -> None:
         target = CellId(plan.intent.target)
@@ -499,13 +543,15 @@ class Node:
     async def pump_once(self) -> int:
         """Decide a batch of what is undecided; tell how many were."""
         after = -1
+        self._has_waiting = False
         while found := await self.db.read(rows.list_undecided, after=after):
             plans = [self._plan(intent_of(row), row.parent, tried=row.tried) for row in found]
             for plan, row in zip(plans, found, strict=True):
-                plan.attempt = row.attempt
+                plan.attempt, plan.row = row.attempt, row
                 if plan.waits and self._has_waited(row):
                     plan.waits = False
                     plan.verdict = _no(plan.intent, "No cell below answers.")
+            self._has_waiting |= any(plan.waits for plan in plans)
             await self._commit(plans, self._decide)
             decided = sum(plan.is_done for plan in plans)
             if decided:
@@ -521,10 +567,13 @@ class Node:
     def _decide(self, tx: Tx, plans: Sequence[_Plan]) -> None:
         for plan in plans:
             plan.is_done = False
+            if plan.waits:
+                continue
+            if plan.next_hop is not None and plan.row is not None:
+                plan.is_done = rows.give(tx, plan.row, plan.next_hop, step=plan.step)
+                continue
             row = tx.find(rows.intents, id=plan.intent.id)
             if row is None or row.closed_at is not None or row.next_hop is not None:
-                continue
-            if plan.waits:
                 continue
             if plan.intent.kind == DELETE and not plan.intent.target:
                 self._withdraw(tx, plan.intent.subject)
@@ -532,8 +581,6 @@ class Node:
             verdict = self._verdict_in(tx, plan)
             if verdict is not None:
                 self._finish(tx, row, verdict)
-            elif plan.next_hop is not None:
-                rows.give(tx, row, plan.next_hop, step=plan.step)
 
     def _withdraw(self, tx: Tx, subject: str) -> None:
         """Take back the builds of a subject that is deleted before any cell has accepted it."""
@@ -547,32 +594,46 @@ class Node:
     ) -> None:
         """Run a transaction over plans and follow it in memory; one that is wrong stands alone."""
         try:
+            await self._commit_all(plans, function)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - the message edge
+            for plan in plans:
+                await self._commit_alone(plan, function)
+
+    async def _commit_all(
+        self, plans: Sequence[_Plan], function: Callable[[Tx, Sequence[_Plan]], None]
+    ) -> None:
+        try:
             await self.db.run(function, plans)
-        except XenithError as error:
-            self._give_up(plans)
-            if isinstance(error, Unavailable) or len(plans) == 1:
-                raise
-            await self._commit_each(plans, function)
-            return
         except BaseException:
             self._give_up(plans)
             raise
         for plan in plans:
             self._follow(plan)
 
-    async def _commit_each(
-        self, plans: Sequence[_Plan], function: Callable[[Tx, Sequence[_Plan]], None]
+    async def _commit_alone(
+        self, plan: _Plan, function: Callable[[Tx, Sequence[_Plan]], None]
     ) -> None:
-        for plan in plans:
-            again = self._plan(plan.intent, plan.parent, tried=())
+        again = self._plan(plan.intent, plan.parent, tried=plan.tried)
+        again.attempt, again.row = plan.attempt, plan.row
+        plan.reply, plan.is_done = None, False
+        try:
+            await self._commit_all([again], function)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - the message edge
+            self._refuse(again, error)
             try:
-                await self._commit([again], function)
-            except XenithError as error:
-                self.counts["refused_intents"] += 1
-                _log.warning("intent refused", intent=plan.intent.id, error=str(error))
-                again.verdict = _no(plan.intent, "The request could not be read.")
-                await self._commit([again], function)
-            plan.reply, plan.is_done = again.reply, again.is_done
+                await self._commit_all([again], function)
+            except Unavailable:
+                raise
+            except Exception:  # noqa: BLE001 - the message edge
+                # Not even a no can be written down; it stays as it is, and the others go on.
+                self.counts["failed_intents"] += 1
+                _log.exception("intent failed", intent=plan.intent.id)
+                return
+        plan.reply, plan.is_done = again.reply, again.is_done
 
     def _give_up(self, plans: Sequence[_Plan]) -> None:
         for plan in plans:
@@ -618,12 +679,43 @@ class Node:
         if link is not None:
             link.say([verdict])
 
-    async def hear(self, verdicts: Sequence[Verdict]) -> None:
-        """Take over what a child says of intents that it was given."""
+    async def hear(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
+        """Take over what a child says of intents that it was given; tell which are left open."""
         final = [verdict for verdict in verdicts if verdict.is_final]
-        if not final:
-            return
-        heard = await self.db.run(self._hear, final)
+        good = [verdict for verdict in final if self._is_of_its_own(child, verdict)]
+        left = {verdict.id for verdict in final} - {verdict.id for verdict in good}
+        if good:
+            left |= await self._hear_good(child, good)
+            self.wake()
+        return left
+
+    def _is_of_its_own(self, child: CellId, verdict: Verdict) -> bool:
+        """Tell whether a child may say so: that a cell has a build, of itself and those below."""
+        below = self.topology.descendants(child)
+        if verdict.answer != YES or verdict.cell == child or verdict.cell in below:
+            return True
+        self._refuse_verdict(child, verdict)
+        return False
+
+    def _refuse_verdict(self, child: CellId, verdict: Verdict) -> None:
+        self.counts["refused_verdicts"] += 1
+        _log.warning("verdict refused", child=child, intent=verdict.id, cell=verdict.cell)
+
+    async def _hear_good(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
+        try:
+            heard = await self.db.run(self._hear, child, verdicts)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - the message edge
+            if len(verdicts) == 1:
+                self.counts["failed_verdicts"] += 1
+                _log.exception("verdict failed", child=child, intent=verdicts[0].id)
+                return {verdicts[0].id}
+            # One that is wrong stands alone.
+            left: set[str] = set()
+            for verdict in verdicts:
+                left |= await self._hear_good(child, [verdict])
+            return left
         for intent_id, verdict in heard:
             reservation = self._reservations.pop(intent_id, None)
             if reservation is None:
@@ -632,14 +724,19 @@ class Node:
                 self.chooser.accepted(reservation, verdict.decision)
             else:
                 self.chooser.refused(reservation)
-        self.wake()
+        return set()
 
-    def _hear(self, tx: Tx, verdicts: Sequence[Verdict]) -> list[tuple[str, Verdict]]:
+    def _hear(
+        self, tx: Tx, child: CellId, verdicts: Sequence[Verdict]
+    ) -> list[tuple[str, Verdict]]:
         heard = []
         for verdict in verdicts:
             row = tx.find(rows.intents, hop_id=verdict.id)
             if row is None or row.closed_at is not None:
                 # Moved on since, or heard before.
+                continue
+            if row.next_hop != child:
+                tx.on_commit(partial(self._refuse_verdict, child, verdict))
                 continue
             heard.append((row.id, verdict))
             if row.kind == BUILD and verdict.answer == NO:
@@ -692,39 +789,36 @@ class Node:
     # -- time
 
     async def _tick(self) -> None:
+        looks = 0
         while True:
             await self.world.clock.sleep(TICK_S)
-            self.wake()
+            looks += 1
+            if self._has_waiting or looks % LOOK_TICKS == 0:
+                self.wake()
             for child in [one for one in self.children if self.chooser.is_dead(one)]:
                 await self._move_builds(child)
-            await self._end_overdue()
+            if self.origin is not None:
+                await self._end_overdue()
 
     async def _move_builds(self, child: CellId) -> None:
         """Have other cells asked for what a dead child was asked, where there are others."""
-        opened = await self.db.read(rows.list_open_at, child)
-        if not opened:
-            return
-        candidates = await self.db.read(
-            lambda tx: [
-                row
-                for one in opened[: rows.BATCH_INTENTS_MAX]
-                if (row := tx.find(rows.intents, hop_id=one.hop_id)) and row.kind == BUILD
-            ]
-        )
         reason = Verdict(id="", answer=NO, reason="", detail=f"cell {child} does not answer")
-        for row in candidates:
-            tried = [*row.tried, {"cell": child, "hint": ""}]
-            plan = self._plan(intent_of(row), row.parent, tried=tried)
-            if plan.choice is None:
-                if self._has_waited(row):
-                    await self.db.run(self._end, [row.id])
-                continue
-            # Chosen only to see whether there is one; the pump chooses anew.
-            self.chooser.refused(plan.choice.reservation_id)
-            await self.db.run(self._move, row.id, row.hop_id, reason)
-            self._reservations.pop(row.id, None)
-            self.counts["moved"] += 1
-            self.wake()
+        after = 0
+        while found := await self.db.read(rows.list_builds_at, child, after=after):
+            after = found[-1].sequence
+            for row in found:
+                tried = [*row.tried, {"cell": child, "hint": ""}]
+                choice = self._choose(intent_of(row), tried)
+                if not isinstance(choice, Choice):
+                    if self._has_waited(row):
+                        await self.db.run(self._end, [row.id])
+                    continue
+                # Chosen only to see whether there is one; the pump chooses anew.
+                self.chooser.refused(choice.reservation_id)
+                await self.db.run(self._move, row.id, row.hop_id, reason)
+                self._reservations.pop(row.id, None)
+                self.counts["moved"] += 1
+                self.wake()
 
     def _move(self, tx: Tx, intent_id: str, gone_as: str, reason: Verdict) -> None:
         row = tx.find(rows.intents, id=intent_id)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from xenith.bus import Bus
 from xenith.cells.capacity import Digest, delta
 from xenith.cells.changes import TOPIC, Place, begin_epoch
@@ -30,6 +32,7 @@ from xenith.cells.messages import (
     TopologyWanted,
     Verdicts,
 )
+from xenith.core.errors import Forbidden, Invalid
 from xenith.core.ids import CellId
 from xenith.core.tasks import TaskOwner
 from xenith.db import Tx
@@ -45,8 +48,8 @@ CHANGES_DELAY_S = 0.05
 WINDOW_BATCHES = 4
 #: Seconds until what was not acknowledged is sent again.
 RETRY_S = 2.0
-#: Seconds between digests of what is free, and between words on how far origins are known.
-DIGEST_PERIOD_S = 1.0
+#: Seconds between looks at what was not acknowledged.
+LOOK_PERIOD_S = 1.0
 #: Seconds in which every origin's rows are compared once.
 COMPARE_PERIOD_S = 60.0
 
@@ -59,6 +62,10 @@ class _Origin:
     sent: int
     in_flight: int = 0
     due_s: float = 0.0
+    #: The parent has not heard of this epoch: it is told even if there is no row in it.
+    is_news: bool = True
+    #: The newest epoch that the parent knows, by way of another cell if above ours.
+    known_epoch: int = 0
 
 
 class ParentLink:
@@ -102,7 +109,7 @@ class ParentLink:
         self._unlisten = self._node.db.listen(TOPIC, self._on_change)
         await self.link.start()
         self._tasks.keep("changes", self._send_changes)
-        self._tasks.keep("digest", self._tell_capacity)
+        self._tasks.keep("look after", self._look_after)
         self._tasks.keep("compare", self._compare)
 
     async def stop(self) -> None:
@@ -144,15 +151,25 @@ class ParentLink:
             await self._node.db.run(begin_epoch, beyond=told.epoch)
             places = await self._node.db.read(self._node.changes.places)
         for origin, place in places.items():
+            if not self._is_of_this_cell(origin):
+                continue
             self._stand(origin, place.epoch, hello.places.get(origin, Place()))
         self._wake.set()
+        self._tell_digest()
         if hello.topology > self._node.topology.version:
             self.link.post(TopologyWanted())
 
     def _stand(self, origin: str, epoch: int, told: Place) -> None:
         number = told.number if told.epoch == epoch else 0
-        self._origins[origin] = _Origin(Place(epoch, number), number)
+        self._origins[origin] = _Origin(
+            Place(epoch, number), number, is_news=told.epoch != epoch, known_epoch=told.epoch
+        )
         self._dirty.add(origin)
+
+    def _is_of_this_cell(self, origin: str) -> bool:
+        """Tell whether an origin's rows go up by this cell: it may have left, and its rows not."""
+        own = self._node.cell_id
+        return origin == own or origin in self._node.topology.descendants(own)
 
     def _on_change(self, origin: str) -> None:
         self._dirty.add(origin)
@@ -171,6 +188,9 @@ class ParentLink:
 
     async def _send_origin(self, origin: str) -> None:
         """Send what an origin has beyond what was sent, as far as the window lets."""
+        if not self._is_of_this_cell(origin):
+            self._origins.pop(origin, None)
+            return
         state = self._origins.setdefault(origin, _Origin(Place(), 0))
         while state.in_flight < WINDOW_BATCHES:
             batch = await self._node.db.read(
@@ -178,14 +198,16 @@ class ParentLink:
             )
             if batch.epoch != state.acked.epoch:
                 state.acked, state.sent, state.in_flight = Place(batch.epoch, 0), 0, 0
+                state.is_news = True
                 if batch.after != 0:
                     continue
-            if batch.to <= state.sent:
+            if batch.epoch < state.known_epoch or (batch.to <= state.sent and not state.is_news):
                 return
             if not self.link.post(batch):
                 self._dirty.add(origin)
                 return
             state.sent = batch.to
+            state.is_news = False
             state.in_flight += 1
             state.due_s = self._clock.monotonic() + RETRY_S
 
@@ -195,6 +217,7 @@ class ParentLink:
             if state is None:
                 continue
             state.in_flight = max(state.in_flight - 1, 0)
+            state.known_epoch = max(state.known_epoch, ack.place.epoch)
             same = ack.place.epoch == state.acked.epoch
             number = ack.place.number if same else 0
             if number < state.acked.number or (number < state.sent and state.in_flight == 0):
@@ -210,27 +233,39 @@ class ParentLink:
         for origin, state in self._origins.items():
             if state.in_flight and state.due_s <= now:
                 state.sent, state.in_flight = state.acked.number, 0
+                state.is_news = state.sent == 0
                 self._dirty.add(origin)
         if self._dirty:
             self._wake.set()
 
     # -- what is free, and how old things are
 
-    async def _tell_capacity(self) -> None:
+    async def _look_after(self) -> None:
         while True:
             if self.link.is_open:
                 self._send_again()
-                self._tell_digest()
-                places = await self._node.db.read(self._node.changes.places)
-                self.link.post(Heads(self._heads(places)))
-            await self._clock.sleep(DIGEST_PERIOD_S)
+            await self._clock.sleep(LOOK_PERIOD_S)
+
+    async def _hear_ping(self, group: list[Ping]) -> None:
+        # A round trip of work: the rows are read, by the worker that intents wait for too. What is
+        # told each second goes with the answer, in one frame.
+        places = await self._node.db.read(self._node.changes.places)
+        topology = self._node.topology.version
+        if group[-1].topology > topology:
+            self.link.post(TopologyWanted())
+        self.link.post(Pong(group[-1].number, self._sequence, topology))
+        self._tell_digest()
+        self.link.post(Heads(self._heads(places)))
 
     def _tell_digest(self) -> None:
-        self._sequence += 1
-        digest = self._node.digest(self._sequence)
+        """Tell what is free, if that is not what the parent was told."""
+        digest = self._node.digest(self._sequence + 1)
         told = self._told
+        if told is not None and msgspec.structs.replace(told, sequence=digest.sequence) == digest:
+            return
         message = Capacity(digest) if told is None else CapacityDelta(delta(told, digest))
         if self.link.post(message):
+            self._sequence += 1
             self._told = digest
 
     def _heads(self, places: dict[str, Place]) -> dict[str, tuple[Place, float]]:
@@ -242,11 +277,6 @@ class ParentLink:
 
     async def _hear_capacity_wanted(self, _group: list[CapacityWanted]) -> None:
         self._told = None
-
-    async def _hear_ping(self, group: list[Ping]) -> None:
-        # A round trip of work: the rows are read, by the worker that intents wait for too.
-        await self._node.db.read(self._node.changes.place, self._node.cell_id)
-        self.link.post(Pong(group[-1].number))
 
     # -- comparing
 
@@ -293,4 +323,7 @@ class ParentLink:
         self.link.post(TopologyNews(self._node.signed_topology))
 
     async def _hear_topology(self, group: list[TopologyNews]) -> None:
-        await self._node.adopt(group[-1].document)
+        try:
+            await self._node.adopt(group[-1].document)
+        except (Forbidden, Invalid) as error:
+            self.link.refuse("topology", error=error.message)

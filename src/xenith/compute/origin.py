@@ -67,6 +67,9 @@ class ComputeOrigin:
 
     def answered(self, tx: Tx, intent: Intent, verdict: Verdict) -> None:
         """Follow the last word on an intent. Transaction function."""
+        if verdict.answer == kinds.DONE:
+            # What comes of it travels up as changes.
+            return
         server = tx.find(servers, id=intent.subject)
         if server is None or server.deleted_at is not None:
             if (intent.kind, verdict.answer) == (kinds.BUILD, kinds.YES):

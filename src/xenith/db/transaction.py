@@ -182,15 +182,24 @@ class Tx:
         return [make(raw) for raw in self._cursor.fetchall()]
 
     def update(self, table: sa.Table, keys: Mapping[str, Any], **values: Any) -> int:
-        """Give the rows with ``keys`` these values; tell how many there were."""
-        key_names, value_names = tuple(keys), tuple(values)
+        """Give the rows with ``keys`` these values; tell how many there were.
+
+        A key of None asks for rows that have no value there.
+        """
+        given = {name: value for name, value in keys.items() if value is not None}
+        key_names, value_names = tuple(given), tuple(values)
+        absent = tuple(name for name in keys if name not in given)
         compiled = self._compiler.fixed(
-            ("update", table.name, key_names, value_names),
-            lambda: _conditions(sa.update(table), table, key_names).values(
-                {name: sa.bindparam(name, type_=table.c[name].type) for name in value_names}
+            ("update", table.name, key_names, absent, value_names),
+            lambda: (
+                _conditions(sa.update(table), table, key_names)
+                .where(*(table.c[name].is_(None) for name in absent))
+                .values(
+                    {name: sa.bindparam(name, type_=table.c[name].type) for name in value_names}
+                )
             ),
         )
-        self._cursor.execute(compiled.sql, compiled.bound({**_prefixed(keys), **values}))
+        self._cursor.execute(compiled.sql, compiled.bound({**_prefixed(given), **values}))
         return self._cursor.rowcount
 
     def change(
