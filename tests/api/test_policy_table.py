@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from xenith.compute.endpoints.operator import service as xenith
 from xenith.compute.endpoints.service import service as compute
 from xenith.core.errors import Unauthenticated
 from xenith.core.world import World
@@ -26,6 +27,7 @@ SERVICES: dict[str, Callable[[Any], Service[Any]]] = {
     "image": image,
     "network": network,
     "compute": compute,
+    "xenith": xenith,
 }
 
 #: What a reader may change: what is the caller's own, which the handler makes sure of.
@@ -66,6 +68,11 @@ OPEN: dict[str, set[str]] = {
         "versions.list_all_major_versions",
         "versions.show_v2",
         "versions.show_details_of_specific_api_version",
+    },
+    # What a cell says is good by its signature, or by its one-time token.
+    "xenith": {
+        "cell_images.open",
+        "cells.join",
     },
 }
 

@@ -94,4 +94,5 @@ def _stand(tx: Tx, node: Node, origins: list[CellId]) -> dict[CellId, Place]:
 
 
 def _is_as_far(stand: Place, stood: Place) -> bool:
-    return (stand.epoch, stand.number) >= (stood.epoch, stood.number)
+    # Of an origin that never changed anything, there is nothing to come.
+    return stood.number == 0 or (stand.epoch, stand.number) >= (stood.epoch, stood.number)

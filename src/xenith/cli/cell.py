@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ from cyclopts import App, Parameter
 
 from xenith.cli.cell_tree import draw
 from xenith.cli.output import Output, cell, show
-from xenith.core.errors import Invalid
+from xenith.core.errors import Invalid, Unauthenticated, Unavailable
 from xenith.core.settings import load
 
 if TYPE_CHECKING:
@@ -46,7 +47,17 @@ def tree(
 
     async def look(api: ApiClient) -> None:
         while True:
-            found = await api.get(_CELLS)
+            try:
+                found = await api.get(_CELLS)
+            except (Unauthenticated, Unavailable) as error:
+                if not watch:
+                    raise
+                # The token has expired, or the root is started anew: who watches wants to know.
+                print(_CLEAR + error.message, flush=True)
+                await asyncio.sleep(WATCH_PERIOD_S)
+                with suppress(Unavailable):
+                    await api.sign_in()
+                continue
             if output == "json":
                 show(found, output)
             else:

@@ -276,7 +276,7 @@ class CellEdits:
         living, host_count = await self._context.db.read(_count_of, entry.id)
         children = [child.name for child in node.topology.children(entry.id)]
         if not is_forced and (living or children):
-            what = [f"{living} living servers"] if living else []
+            what = [_counted(living, "living server")] if living else []
             what += [f"the children {', '.join(children)}"] if children else []
             raise Conflict(
                 f"cell {entry.name} has {' and '.join(what)}: drain it first; forced, it goes and "
@@ -288,13 +288,13 @@ class CellEdits:
         stays = []
         if living:
             stays.append(
-                f"{living} servers: they are listed as they were last known, run on on their "
-                "hosts, and nothing can be done to them from here"
+                f"{_counted(living, 'server')}: listed as last known, running on, and out of reach "
+                "from here"
             )
         if host_count:
             stays.append(
-                f"{host_count} hosts, with what runs on them: they are the cell's, and no longer "
-                "this cloud's"
+                f"{_counted(host_count, 'host')}, with what runs on them: they are the cell's, and "
+                "no longer this cloud's"
             )
         if children:
             stays.append(f"the cells {', '.join(children)}, below their other parents")
@@ -430,6 +430,10 @@ def _forget_hosts(tx: Tx, cell_id: CellId, living: int) -> None:
     rows: list[Row] = tx.list(hosts, cell_id=cell_id)
     for row in rows:
         tx.follow(HOSTS.kind, row)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _from_hex(text: str, what: str) -> bytes:
