@@ -115,6 +115,7 @@ class Things:
         self.zone = "nova"
         #: Ids of intents in the order in which they were applied.
         self.applied: list[str] = []
+        self.done: list[tuple[str, int]] = []
 
     async def load(self) -> None:
         rows = await self.db.read(lambda tx: tx.list(things, cell_id=self.cell_id, is_gone=False))
@@ -133,6 +134,7 @@ class Things:
 
     def apply(self, tx: Tx, intent: Intent, prepared: Any) -> Verdict:
         tx.on_commit(lambda: self.applied.append(intent.id))
+        tx.on_commit(lambda: self.done.append((intent.kind, intent.number)))
         row = tx.find(things, id=intent.subject, cell_id=self.cell_id)
         if intent.kind == kinds.BUILD:
             return self._build(tx, intent, prepared, row)
