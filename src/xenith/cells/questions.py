@@ -26,6 +26,8 @@ _log = logger("cells.questions")
 
 #: Questions that one node passes on or waits for at a time.
 QUESTIONS_MAX = 1000
+#: Seconds that any question is worked on, whatever its asker says.
+TIMEOUT_MAX_S = 300.0
 
 
 class Questions:
@@ -78,8 +80,15 @@ class Questions:
 
     def take(self, parent: CellId, question: Ask) -> None:
         """Answer a parent's question, or pass it on."""
+        timeout_s = question.timeout_s
+        # A number that is none fails every comparison, this one too.
+        timeout_s = timeout_s if 0.0 <= timeout_s <= TIMEOUT_MAX_S else TIMEOUT_MAX_S
         if question.target == self._node.cell_id:
-            self._tasks.start("answer", self._answer_to(parent, question))
+            if self._tasks.task_count >= QUESTIONS_MAX:
+                busy = Reply(id=question.id, error="Unavailable", message="the cell is too busy")
+                self._reply(parent, busy)
+                return
+            self._tasks.start("answer", self._answer_to(parent, question, timeout_s))
             return
         now = self._node.world.clock.monotonic()
         for each in [each for each, (_, until) in self._passed.items() if until < now]:
@@ -87,7 +96,7 @@ class Questions:
         if len(self._passed) >= QUESTIONS_MAX or not self._pass_on(question):
             self._reply(parent, Reply(id=question.id, error="Unavailable", message="no way down"))
             return
-        self._passed[question.id] = (parent, now + question.timeout_s)
+        self._passed[question.id] = (parent, now + timeout_s)
 
     # -- from children
 
@@ -103,16 +112,20 @@ class Questions:
 
     def _pass_on(self, question: Ask) -> bool:
         hops = self._node.topology.next_hops(self._node.cell_id, CellId(question.target))
+        # A link to a cell that has died is open until it is back: those that live come first.
         return any(
             self._node.children[hop].link.post(question)
-            for hop in hops
+            for hop in sorted(hops, key=self._node.chooser.is_dead)
             if hop in self._node.children
         )
 
     def _reply(self, parent: CellId, reply: Reply) -> None:
         link = self._node.parents.get(parent)
-        if link is not None:
-            link.link.post(reply)
+        if link is not None and not link.link.post(reply):
+            # There may be no room for what is long, and for a word there is.
+            link.link.post(
+                Reply(id=reply.id, error="Unavailable", message="the answer is too long")
+            )
 
     async def _answer(self, method: str, params: dict[str, Any]) -> Any:
         match method:
@@ -126,11 +139,12 @@ class Questions:
             raise errors.NotFound(f"cell {self._node.cell_id} has no hosts")
         return await self._node.executor.answer(method, params)
 
-    async def _answer_to(self, parent: CellId, question: Ask) -> None:
+    async def _answer_to(self, parent: CellId, question: Ask, timeout_s: float) -> None:
         try:
-            params = msgspec.msgpack.decode(question.body)
-            answer = await self._answer(question.method, params)
+            answer = await self._answer_in_time(question, timeout_s)
             reply = Reply(id=question.id, body=msgspec.msgpack.encode(answer))
+        except msgspec.MsgspecError as error:
+            reply = Reply(id=question.id, error="Invalid", message=f"not a question: {error}")
         except XenithError as error:
             reply = Reply(id=question.id, error=type(error).__name__, message=error.message)
         except Exception:  # noqa: BLE001 - the message edge
@@ -138,10 +152,27 @@ class Questions:
             reply = Reply(id=question.id, error="Unavailable", message="the cell could not answer")
         self._reply(parent, reply)
 
+    async def _answer_in_time(self, question: Ask, timeout_s: float) -> Any:
+        params = msgspec.msgpack.decode(question.body)
+        answer = asyncio.ensure_future(self._answer(question.method, params))
+        deadline = asyncio.ensure_future(self._node.world.clock.sleep(timeout_s))
+        waited: set[asyncio.Future[Any]] = {answer, deadline}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise Unavailable("nobody waits for the answer any more")
+            return answer.result()
+        finally:
+            deadline.cancel()
+            answer.cancel()
+
 
 def _result(reply: Reply) -> Any:
     if not reply.error:
-        return msgspec.msgpack.decode(reply.body)
+        try:
+            return msgspec.msgpack.decode(reply.body)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(f"the answer cannot be read: {error}") from error
     kind = getattr(errors, reply.error, None)
     if isinstance(kind, type) and issubclass(kind, XenithError):
         raise kind(reply.message)
