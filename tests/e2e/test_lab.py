@@ -127,13 +127,10 @@ def test_each_part_of_the_bench_of_cells_gives_its_figures() -> None:
     builds = [found["builds"], *found["width"]]
     assert all(each["rounds"][0]["builds_per_s"] > 0 for each in builds)
     assert all(each["rounds"][0]["post"]["p99_ms"] > 0 for each in builds)
-    assert (
-        found["changes"]["changes"]
-        == found["changes"]["changes_per_s"]
-        == pytest.approx(100, abs=20)
-    )
-    assert found["changes"]["lag"]["p99_ms"] > 0
-    assert found["changes"]["rows_applied_at_root"] <= found["changes"]["changes"]
+    (changes,) = found["changes"]
+    assert changes["changes"] > 0
+    assert changes["lag"]["p99_ms"] > 0
+    assert changes["rows_applied_at_root"] <= changes["changes"]
     assert (found["lists"]["dead_cells"], found["lists"]["servers"]) == (1, 60)
     assert found["lists"]["get"]["p50_ms"] > 0
     assert found["choosing"]["choose"]["p50_ms"] > 0

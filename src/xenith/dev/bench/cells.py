@@ -29,9 +29,10 @@ class Sizes(msgspec.Struct, frozen=True):
     #: Trees of the same number of hosts, by their leaves.
     width_trees: tuple[tuple[str, int], ...]
     width_servers: int
-    changes_per_s: int
+    changes_per_s: tuple[int, ...]
     change_seconds: float
     change_rows_per_cell: int
+    change_rows_per_commit: int
     list_cells: int
     list_dead: int
     list_servers: int
@@ -52,9 +53,10 @@ FULL = Sizes(
     clients=8,
     width_trees=(("1x1x1", 1000), ("1x2x5", 100), ("1x4x25", 10), ("1x10x50", 2)),
     width_servers=1000,
-    changes_per_s=5000,
-    change_seconds=20.0,
+    changes_per_s=(1000, 2500, 5000),
+    change_seconds=15.0,
     change_rows_per_cell=250,
+    change_rows_per_commit=10,
     list_cells=200,
     list_dead=5,
     list_servers=250_000,
@@ -74,9 +76,10 @@ SMALL = Sizes(
     clients=2,
     width_trees=(("1x1x1", 4), ("1x2x2", 1)),
     width_servers=8,
-    changes_per_s=100,
+    changes_per_s=(100,),
     change_seconds=1.0,
     change_rows_per_cell=10,
+    change_rows_per_commit=2,
     list_cells=3,
     list_dead=1,
     list_servers=60,
@@ -128,12 +131,16 @@ def _width(sizes: Sizes) -> Any:
 
 
 def _changes(sizes: Sizes) -> Any:
-    return cells_changes.measure(
-        sizes.tree,
-        changes_per_s=sizes.changes_per_s,
-        seconds=sizes.change_seconds,
-        rows_per_cell=sizes.change_rows_per_cell,
-    )
+    return [
+        cells_changes.measure(
+            sizes.tree,
+            changes_per_s=changes_per_s,
+            seconds=sizes.change_seconds,
+            rows_per_cell=sizes.change_rows_per_cell,
+            rows_per_commit=sizes.change_rows_per_commit,
+        )
+        for changes_per_s in sizes.changes_per_s
+    ]
 
 
 def _lists(sizes: Sizes) -> Any:

@@ -1,14 +1,16 @@
 """The lag of changes: from a leaf's commit to the commit at the root that has it.
 
-Rows are changed at a steady rate, a row and a transaction at a time, as builds change them; all
+Rows are changed at a steady rate, some in a commit, each as the steps of a build change it. All
 cells are in this process and share its core with the generator.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,27 +33,29 @@ STEPS: tuple[dict[str, Any], ...] = (
     {"vm_state": "building", "task_state": "spawning", "power_state": 1},
     {"vm_state": "active", "task_state": None, "host_name": "bench"},
 )
-#: Changes that one leaf makes before the others have their turn.
+#: Commits that one leaf makes before the others have their turn.
 BURST = 8
 #: Seconds for all that was changed to reach the root at the end.
 DRAIN_S = 60.0
 
 
-def measure(tree: str, *, changes_per_s: int, seconds: float, rows_per_cell: int) -> dict[str, Any]:
+def measure(
+    tree: str, *, changes_per_s: int, seconds: float, rows_per_cell: int, rows_per_commit: int
+) -> dict[str, Any]:
     """Change rows for a while and give how old each change was when the root had it."""
-    return run(
-        partial(
-            _measure,
-            tree,
-            changes_per_s=changes_per_s,
-            seconds=seconds,
-            rows_per_cell=rows_per_cell,
-        )
+    work = partial(
+        _measure,
+        tree,
+        changes_per_s=changes_per_s,
+        seconds=seconds,
+        rows_per_cell=rows_per_cell,
+        rows_per_commit=rows_per_commit,
     )
+    return run(work)
 
 
 async def _measure(
-    tree: str, *, changes_per_s: int, seconds: float, rows_per_cell: int
+    tree: str, *, changes_per_s: int, seconds: float, rows_per_cell: int, rows_per_commit: int
 ) -> dict[str, Any]:
     async with lab_here(tree, hosts_per_cell=0) as lab:
         leaves = [lab.cells[entry.id] for entry in lab.plan.leaves]
@@ -60,10 +64,16 @@ async def _measure(
         watching = asyncio.create_task(watch.run())
         applied = lab.cloud.cell.node.counts["changes_applied"]
         cpu_s, began = time.process_time(), time.monotonic()
-        each_s = len(leaves) / changes_per_s
+        every_s = len(leaves) * rows_per_commit / changes_per_s
         counts = await asyncio.gather(
             *(
-                _change(watch, leaf, rows[leaf.id], every_s=each_s, until_s=began + seconds)
+                _change(
+                    watch,
+                    leaf,
+                    _turns(rows[leaf.id], rows_per_commit),
+                    every_s=every_s,
+                    until_s=began + seconds,
+                )
                 for leaf in leaves
             )
         )
@@ -75,6 +85,7 @@ async def _measure(
         return {
             "tree": tree,
             "rows": rows_per_cell * len(leaves),
+            "rows_per_commit": rows_per_commit,
             "asked_changes_per_s": changes_per_s,
             "changes_per_s": round(sum(counts) / took_s),
             "changes": sum(counts),
@@ -105,29 +116,38 @@ async def _fill(lab: Lab, leaf: Cell, count: int) -> list[str]:
     return [server.id for server in made]
 
 
+#: Rows that one commit changes, and what it writes of each.
+_Turn = tuple[Sequence[str], dict[str, Any]]
+
+
+def _turns(ids: list[str], count: int) -> Iterator[_Turn]:
+    """Take all rows through all steps, some at a time, for ever."""
+    groups = [ids[start : start + count] for start in range(0, len(ids), count)]
+    for values in itertools.cycle(STEPS):
+        for group in groups:
+            yield group, values
+
+
 async def _change(
-    watch: _Watch, leaf: Cell, ids: list[str], *, every_s: float, until_s: float
+    watch: _Watch, leaf: Cell, turns: Iterator[_Turn], *, every_s: float, until_s: float
 ) -> int:
-    """Change one row after another, when each is due; tell how many were changed."""
+    """Change rows whenever some are due; tell how many were changed."""
     count, due_s = 0, time.monotonic()
     while due_s < until_s and time.monotonic() < until_s:
         for _ in range(BURST):
             if due_s > time.monotonic():
                 break
-            instance_id = ids[count % len(ids)]
-            values = STEPS[count // len(ids) % len(STEPS)]
-            number = await leaf.db.run(_write, instance_id, values)
-            watch.committed(leaf.id, number)
-            count += 1
+            numbers = await leaf.db.run(_write, *next(turns))
+            watch.committed(leaf.id, numbers)
+            count += len(numbers)
             due_s += every_s
         await asyncio.sleep(max(due_s - time.monotonic(), 0))
     return count
 
 
-def _write(tx: Tx, instance_id: str, values: dict[str, Any]) -> int:
-    row = change_instance(tx, instance_id, now_s=tx.world.clock.now(), **values)
-    assert row is not None, "the rows were filled in"
-    return int(row.change_number)
+def _write(tx: Tx, ids: Sequence[str], values: dict[str, Any]) -> list[int]:
+    changed = [change_instance(tx, one, now_s=tx.world.clock.now(), **values) for one in ids]
+    return [int(row.change_number) for row in changed if row is not None]
 
 
 class _Watch:
@@ -145,8 +165,9 @@ class _Watch:
     def open_count(self) -> int:
         return sum(len(waiting) for waiting in self._open.values())
 
-    def committed(self, origin: CellId, number: int) -> None:
-        self._open.setdefault(origin, deque()).append((number, time.monotonic()))
+    def committed(self, origin: CellId, numbers: Sequence[int]) -> None:
+        now = time.monotonic()
+        self._open.setdefault(origin, deque()).extend((number, now) for number in numbers)
 
     def _on_commit(self, origin: str) -> None:
         self._news.add(CellId(origin))
