@@ -42,6 +42,9 @@ SEND_TIMEOUT_S = 5.0
 #: Bytes of messages in one frame; what msgpack adds to each is a few bytes.
 MESSAGES_BYTES_MAX = BODY_BYTES_MAX - 4096
 
+#: What msgspec raises for bytes that are no message: also too deep a nest, and text that is none.
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
 Handler = Callable[[list[Any]], Awaitable[None]]
 
 
@@ -67,6 +70,7 @@ class Link:
         handlers: Mapping[type, Handler],
     ) -> None:
         self.peer = peer
+        self._log = _log.bind(cell=own, peer=peer)
         #: What was sent, received, dropped and refused, by name.
         self.counts: Counter[str] = Counter()
         #: The form of the protocol that both sides speak; 0 until they have agreed.
@@ -117,7 +121,7 @@ class Link:
             return False
         encoded = messages.encode(message)
         if len(encoded) > MESSAGES_BYTES_MAX:
-            _log.error("message too long", kind=type(message).__name__, bytes=len(encoded))
+            self._log.error("message too long", kind=type(message).__name__, bytes=len(encoded))
             self.counts["too_long"] += 1
             return False
         waiting.append(encoded)
@@ -153,7 +157,7 @@ class Link:
             )
         except XenithError as error:
             self.counts["unsent"] += 1
-            _log.warning("frame not sent", peer=self.peer, error=str(error))
+            self._log.warning("frame not sent", error=str(error))
         else:
             self.counts["sent"] += 1
 
@@ -170,7 +174,7 @@ class Link:
                 try:
                     await self._say_hello()
                 except XenithError as error:
-                    _log.warning("no hello", peer=self.peer, error=str(error))
+                    self._log.warning("no hello", error=str(error))
             await self._world.clock.sleep(HELLO_PERIOD_S)
 
     # -- in
@@ -189,7 +193,7 @@ class Link:
     def refuse(self, reason: str, **fields: Any) -> None:
         """Count and log what a neighbour sent and this cell will not have."""
         self.counts["refused_" + reason] += 1
-        _log.warning("refused", reason=reason, peer=self.peer, **fields)
+        self._log.warning("refused", reason=reason, **fields)
 
     def _take(self, data: bytes) -> None:
         topology = self._topology()
@@ -214,13 +218,13 @@ class Link:
             return
         try:
             bodies = _decode_body(frame.body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.refuse("not_messages")
             return
         for body in bodies:
             try:
                 message = messages.decode(body)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 self.refuse("unknown_message", error=str(error)[:200])
                 continue
             if is_hello is not isinstance(message, Hello):
@@ -254,10 +258,10 @@ class Link:
                 except XenithError as error:
                     # The neighbour sends it again; what is away may be back by then.
                     self.counts["failed"] += 1
-                    _log.warning("message failed", kind=kind.__name__, error=str(error))
+                    self._log.warning("message failed", kind=kind.__name__, error=str(error))
                 except Exception:  # noqa: BLE001 - the message edge
                     self.counts["failed"] += 1
-                    _log.exception("message failed", kind=kind.__name__, peer=self.peer)
+                    self._log.exception("message failed", kind=kind.__name__)
 
     # -- the session
 
@@ -278,7 +282,7 @@ class Link:
             if hello.heard == self._session and not self._is_open:
                 self._is_open = True
                 self.version = version
-                _log.info("link open", own=self._own, peer=self.peer, version=version)
+                self._log.info("link open", version=version)
                 try:
                     await self._on_open(hello)
                 except BaseException:
