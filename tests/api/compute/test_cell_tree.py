@@ -310,6 +310,14 @@ async def test_a_cell_with_hosts_takes_no_children(cells: Cells):
     assert "has hosts of its own" in said
 
 
+async def test_a_cloud_of_one_cell_takes_no_children_until_it_is_a_root(
+    tree_of_cells: ModuleType, callers: Any
+):
+    async with tree_of_cells.small_tree("1") as tree:
+        said = await Cells(tree, callers).refused(409, "POST", "/cells", json={"name": "new"})
+    assert "role = root" in said
+
+
 async def test_a_name_that_is_taken_is_refused(cells: Cells):
     said = await cells.refused(409, "POST", "/cells", json={"name": "r1"})
     assert "there is a cell r1" in said

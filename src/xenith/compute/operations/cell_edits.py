@@ -330,9 +330,12 @@ class CellEdits:
         for parent in parents:
             is_own = parent == self._context.node.cell_id and self._context.node.is_leaf
             if is_own or tx.list(hosts, cell_id=parent, is_removed=False):
+                way_out = (
+                    "start it with the setting role = root" if is_own else "take its hosts out"
+                )
                 raise Conflict(
                     f"cell {topology.get(parent).name} has hosts of its own, and a cell has hosts "
-                    "or children: choose a parent without, or take its hosts out"
+                    f"or children: choose a parent without, or {way_out}"
                 )
 
 
