@@ -43,6 +43,10 @@ class Run:
     is_cancelled: bool
     error: dict[str, str] | None
     request_id: RequestId | None
+    #: The step that the row says is next; ``step`` may be ahead of it by light ones.
+    recorded: int = 0
+    #: The last step that may have begun in an earlier process.
+    reached: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ class Step(Generic[C]):
     timeout_s: float = STEP_TIMEOUT_S
     #: Whether ``cancel`` interrupts the step's await rather than waiting for its end.
     is_cancellable: bool = False
+    #: Whether its progress is recorded only with that of the next step: for one that writes no rows
+    #: and is quick to do again. Never the last.
+    is_light: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +93,10 @@ class Saga(Generic[C]):
         names = [step.name for step in self.steps]
         assert names, f"saga {self.name} has no steps"
         assert len(set(names)) == len(names), f"saga {self.name} names a step twice"
+        assert not self.steps[-1].is_light, f"saga {self.name} ends with a step that leaves no word"
+
+    def reach(self, step: int) -> int:
+        """Tell the last step that may have begun when ``step`` is the next one on record."""
+        while 0 <= step < len(self.steps) and self.steps[step].is_light:
+            step += 1
+        return step

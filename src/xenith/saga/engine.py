@@ -246,6 +246,8 @@ class SagaEngine(Generic[C]):
             _log.error("saga of an unknown kind is left alone", saga_id=run.id, kind=run.kind)
             return False
         active = self._active[run.id] = _Active(run)
+        if run.state == RUNNING:
+            run.reached = saga.reach(run.step)
         try:
             if run.state == RUNNING and run.is_cancelled:
                 await self._turn_back(run, records.CANCELLED_ERROR)
@@ -263,9 +265,12 @@ class SagaEngine(Generic[C]):
         is_last = run.step + 1 == len(saga.steps)
         try:
             outcome = await self._perform(active, step, step.do, "do")
-            is_kept = await self._commit(
-                records.advance, run, outcome=outcome, ending=saga.on_done, is_last=is_last
-            )
+            is_kept = True
+            if not step.is_light or (outcome is not None and outcome.record is not None):
+                is_kept = await self._commit(
+                    records.advance, run, outcome=outcome, ending=saga.on_done, is_last=is_last
+                )
+                run.recorded = run.step + 1
         except (_DatabaseAway, records.MovedOn):
             raise
         except Exception as error:  # noqa: BLE001 - the supervisor of the steps
@@ -273,6 +278,7 @@ class SagaEngine(Generic[C]):
             await self._turn_back(run, _describe(run, step.name, error))
             return
         if not is_kept:
+            run.step = max(run.step, run.reached)
             run.state, run.error = UNWINDING, records.CANCELLED_ERROR
         else:
             run.step += 1
@@ -285,7 +291,8 @@ class SagaEngine(Generic[C]):
             await self._turn_back(run, records.CANCELLED_ERROR, step=run.step - 1)
 
     async def _turn_back(self, run: Run, error: dict[str, str], *, step: int | None = None) -> None:
-        first = run.step if step is None else step
+        # Undoing what was never done is harmless, and what an earlier process did is not on record.
+        first = max(run.step if step is None else step, run.reached)
         await self._commit(records.unwind, run, step=first, error=error)
         run.state, run.step, run.error, run.attempt = UNWINDING, first, error, 1
 

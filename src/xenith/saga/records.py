@@ -185,7 +185,7 @@ def advance(
     """Record a step as done, with its rows; False if a cancel came first and it now unwinds."""
     is_kept = tx.update(
         SAGAS,
-        {"id": run.id, "step": run.step, "state": RUNNING, "is_cancelled": False},
+        {"id": run.id, "step": run.recorded, "state": RUNNING, "is_cancelled": False},
         state=DONE if is_last else RUNNING,
         step=run.step + 1,
         data=run.data,
@@ -193,9 +193,9 @@ def advance(
         updated_at=_now(tx),
     )
     if not is_kept:
-        if tx.find(SAGAS, id=run.id, step=run.step, state=RUNNING) is None:
+        if tx.find(SAGAS, id=run.id, step=run.recorded, state=RUNNING) is None:
             raise MovedOn(run.id)
-        unwind(tx, run, step=run.step, error=CANCELLED_ERROR)
+        unwind(tx, run, step=max(run.step, run.reached), error=CANCELLED_ERROR)
     if outcome is not None and outcome.record is not None:
         outcome.record(tx)
     if is_kept and is_last and ending is not None:
@@ -272,4 +272,5 @@ def _run(row: Row) -> Run:
         is_cancelled=row.is_cancelled,
         error=row.error,
         request_id=row.request_id,
+        recorded=row.step,
     )

@@ -472,3 +472,43 @@ async def test_a_commit_that_landed_after_the_row_was_read_is_not_recorded_twice
     await engine.settle()
     assert journal.events == ["do a", "do b", "do c"]
     assert (await state_of(db, saga_id)).state == "done"
+
+
+async def test_a_light_step_is_on_record_with_the_next_and_undone_after_a_death(
+    db, engines, journal
+):
+    heavy_done: list[str] = []
+
+    def made(name: str, *, is_light: bool = False) -> Step[Journal]:
+        async def do(found: Journal, _run: Run) -> None:
+            await found.note(f"do {name}")
+            if name == "heavy":
+                heavy_done.append(name)
+                if len(heavy_done) == 2:
+                    raise Unavailable("gone")
+
+        async def undo(found: Journal, _run: Run) -> None:
+            await found.note(f"undo {name}")
+
+        return Step(name=name, do=do, undo=undo, is_light=is_light)
+
+    saga = Saga(name="mixed", steps=(made("first"), made("light", is_light=True), made("heavy")))
+    assert (saga.reach(0), saga.reach(1), saga.reach(2)) == (0, 2, 2)
+    dead = asyncio.Event()
+
+    async def probe(_kind: str, step_name: str, moment: str) -> None:
+        if (step_name, moment) == ("heavy", "after do") and not dead.is_set():
+            dead.set()
+            await asyncio.Event().wait()
+
+    engine = await engines(saga)
+    engine.probe = probe
+    saga_id = await db.run(lambda tx: begin(tx, "mixed", subject="s"))
+    await dead.wait()
+    assert (await db.read(get, saga_id)).step == 1, "the light step is not on record yet"
+    await engine.stop()
+    again = await engines(saga)
+    await again.settle()
+    assert (await db.read(get, saga_id)).state == "unwound"
+    undone = [line for line in journal.events if line.startswith("undo")]
+    assert undone == ["undo heavy", "undo light", "undo first"]

@@ -401,8 +401,15 @@ BUILD: Saga[ComputeCell] = Saga(
     name="build",
     steps=(
         Step(name="claim", do=claim, undo=release, timeout_s=CLAIM_TIMEOUT_S, is_cancellable=True),
-        Step(name="image", do=bring_image, timeout_s=IMAGE_TIMEOUT_S, is_cancellable=True),
-        Step(name="disks", do=make_disks, undo=remove_disks),
+        Step(
+            name="image",
+            do=bring_image,
+            timeout_s=IMAGE_TIMEOUT_S,
+            is_cancellable=True,
+            is_light=True,
+        ),
+        Step(name="disks", do=make_disks, undo=remove_disks, is_light=True),
+        # On record before the VM starts: the disks of one that runs cannot be made again.
         Step(name="vm", do=make_vm, undo=remove_vm),
         Step(name="start", do=start_vm),
     ),
