@@ -74,6 +74,7 @@ class ChildLink:
     def __init__(self, node: Node, peer: CellId, bus: Bus) -> None:
         self.peer = peer
         self._node = node
+        self._log = _log.bind(cell=node.cell_id, peer=peer)
         self._clock = node.world.clock
         entry = node.topology.get(peer)
         self._broker = (entry.broker, entry.broker_ca)
@@ -281,13 +282,13 @@ class ChildLink:
         for message in group:
             if isinstance(message, Capacity):
                 if message.digest.cell_id != self.peer:
-                    self.link.refuse("not_its_own", cell=message.digest.cell_id)
+                    self.link.refuse("not_its_own", origin=message.digest.cell_id)
                     continue
                 self._node.chooser.hear(message.digest)
                 self._heard_digest = message.digest.sequence
                 continue
             if message.delta.cell_id != self.peer:
-                self.link.refuse("not_its_own", cell=message.delta.cell_id)
+                self.link.refuse("not_its_own", origin=message.delta.cell_id)
                 continue
             try:
                 self._node.chooser.hear_delta(message.delta)
@@ -318,7 +319,7 @@ class ChildLink:
             if batch.origin in below:
                 good.append(batch)
             else:
-                self.link.refuse("not_its_own", cell=batch.origin)
+                self.link.refuse("not_its_own", origin=batch.origin)
         if not good:
             return
         places = await self._node.db.run(self._apply, good)
@@ -355,14 +356,14 @@ class ChildLink:
                 if ours != theirs
             ]
             self._node.counts["buckets_differed"] += len(differing)
-            _log.warning("rows differ", origin=origin, buckets=len(differing))
+            self._log.warning("rows differ", origin=origin, buckets=len(differing))
             self.link.post(BucketsWanted(origin, differing[:BUCKETS_WANTED_MAX]))
 
     async def _hear_buckets(self, group: list[Bucket]) -> None:
         below = self._node.topology.descendants(self.peer) | {self.peer}
         for message in group:
             if message.origin not in below:
-                self.link.refuse("not_its_own", cell=message.origin)
+                self.link.refuse("not_its_own", origin=message.origin)
                 continue
             wrong = await self._node.db.run(self._replace, message)
             self._node.counts["rows_repaired"] += wrong

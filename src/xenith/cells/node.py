@@ -37,6 +37,7 @@ from xenith.cells.intents import (
     ABSENT,
     BUILD,
     DELETE,
+    DONE,
     FENCE,
     NO,
     TAKEN,
@@ -159,6 +160,7 @@ class Node:
         self.db = db
         self.world = world
         self.cell_id = cell_id
+        self._log = _log.bind(cell=cell_id)
         self.key = key
         self.root = root
         self.topology: Topology = documents.open_signed(signed, root)
@@ -174,6 +176,7 @@ class Node:
         self.decisions = 0
         #: When, by the monotonic clock, each origin's rows were last known to be whole.
         self.as_of: dict[str, float] = {}
+        self._started_s = world.clock.monotonic()
         self.questions = Questions(self)
         self.children: dict[CellId, ChildLink] = {}
         self.parents: dict[CellId, ParentLink] = {}
@@ -413,6 +416,8 @@ class Node:
                 continue
             plan.is_done = True
             verdict = self._verdict_in(tx, plan)
+            if verdict is not None:
+                self._note(tx, intent, verdict)
             plan.reply = verdict or Verdict(id=intent.id, answer=TAKEN)
             steps = [] if plan.step is None else [plan.step]
             rows.insert(
@@ -454,8 +459,12 @@ class Node:
     def _refuse(self, plan: _Plan, error: Exception) -> None:
         """Have the answer to an intent be no, since it cannot be followed."""
         self.counts["refused_intents"] += 1
-        _log.warning(
-            "intent refused", intent=plan.intent.id, kind=plan.intent.kind, error=repr(error)
+        self._log.warning(
+            "intent refused",
+            intent=plan.intent.id,
+            subject=plan.intent.subject,
+            kind=plan.intent.kind,
+            error=repr(error),
         )
         plan.next_hop = plan.choice = plan.prepared = None
         plan.waits = False
@@ -470,7 +479,6 @@ class Node:
         )
         if late and intent.kind == BUILD:
             self.counts["past_deadline"] += 1
-            _log.warning("past its deadline", intent=intent.id, kind=intent.kind)
             plan.verdict = _no(intent, "The request was too old when it arrived.")
         elif intent.kind == BUILD and (closed := self._refuse_closed(intent)) is not None:
             plan.verdict = closed
@@ -588,6 +596,7 @@ class Node:
             if row.next_hop is not None:
                 self._send_fence(tx, row)
             rows.close(tx, row, _no(intent_of(row), "It was deleted."))
+            self._note_build(tx, "build withdrawn", row.id, subject, child=row.next_hop)
 
     async def _commit(
         self, plans: Sequence[_Plan], function: Callable[[Tx, Sequence[_Plan]], None]
@@ -631,7 +640,9 @@ class Node:
             except Exception:  # noqa: BLE001 - the message edge
                 # Not even a no can be written down; it stays as it is, and the others go on.
                 self.counts["failed_intents"] += 1
-                _log.exception("intent failed", intent=plan.intent.id)
+                self._log.exception(
+                    "intent failed", intent=plan.intent.id, subject=plan.intent.subject
+                )
                 return
         plan.reply, plan.is_done = again.reply, again.is_done
 
@@ -651,6 +662,13 @@ class Node:
             return
         if plan.choice is not None:
             self._reservations[plan.intent.id] = plan.choice.reservation_id
+        self._log.debug(
+            "intent given",
+            intent=plan.intent.id,
+            subject=plan.intent.subject,
+            kind=plan.intent.kind,
+            child=plan.next_hop,
+        )
         link = self.children.get(CellId(plan.next_hop))
         if link is not None:
             hop = hop_id(plan.intent.id, plan.attempt)
@@ -666,13 +684,37 @@ class Node:
             decision=verdict.decision if self.is_leaf else self.decisions,
             trail=[*row.trail, *verdict.trail],
         )
+        intent = intent_of(row)
+        self._note(tx, intent, verdict)
         if row.parent:
             rows.close(tx, row, verdict)
             tx.on_commit(lambda: self._say(row.parent, verdict))
             return
         if self.origin is not None and row.kind != FENCE:
-            self.origin.answered(tx, intent_of(row), verdict)
+            self.origin.answered(tx, intent, verdict)
         rows.close(tx, row, verdict)
+
+    def _note(self, tx: Tx, intent: Intent, verdict: Verdict) -> None:
+        """Log this cell's last word on an intent when it is written down.
+
+        A build leaves a line in each cell that it came through, and its ids grow on the way down:
+        ``u`` at the root, then ``u.1``, then ``u.1.1``.
+        """
+        if intent.kind == FENCE:
+            return
+        fields = {"intent": intent.id, "subject": intent.subject, "request_id": intent.request_id}
+        if verdict.answer == YES:
+            log = partial(self._log.info, "build accepted", by=verdict.cell)
+        elif verdict.answer == DONE:
+            log = partial(self._log.debug, "intent done", kind=intent.kind)
+        else:
+            reason = verdict.detail or verdict.reason
+            log = partial(self._log.info, "intent denied", kind=intent.kind, reason=reason)
+        tx.on_commit(partial(log, **fields))
+
+    def _note_build(self, tx: Tx, event: str, build: str, subject: str, **fields: Any) -> None:
+        """Log what becomes of a build on its way when it is written down."""
+        tx.on_commit(partial(self._log.info, event, intent=build, subject=subject, **fields))
 
     def _say(self, parent: str, verdict: Verdict) -> None:
         link = self.parents.get(CellId(parent))
@@ -699,7 +741,7 @@ class Node:
 
     def _refuse_verdict(self, child: CellId, verdict: Verdict) -> None:
         self.counts["refused_verdicts"] += 1
-        _log.warning("verdict refused", child=child, intent=verdict.id, cell=verdict.cell)
+        self._log.warning("verdict refused", child=child, intent=verdict.id, named=verdict.cell)
 
     async def _hear_good(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
         try:
@@ -709,7 +751,7 @@ class Node:
         except Exception:  # noqa: BLE001 - the message edge
             if len(verdicts) == 1:
                 self.counts["failed_verdicts"] += 1
-                _log.exception("verdict failed", child=child, intent=verdicts[0].id)
+                self._log.exception("verdict failed", child=child, intent=verdicts[0].id)
                 return {verdicts[0].id}
             # One that is wrong stands alone.
             left: set[str] = set()
@@ -741,6 +783,10 @@ class Node:
             heard.append((row.id, verdict))
             if row.kind == BUILD and verdict.answer == NO:
                 rows.take_back(tx, row, verdict)
+                reason = verdict.detail or verdict.reason
+                self._note_build(
+                    tx, "build taken back", row.id, row.subject, child=child, reason=reason
+                )
             else:
                 self._finish(tx, row, verdict)
         return heard
@@ -776,7 +822,8 @@ class Node:
         if known is None:
             gone = Intent(id=build, subject=intent.subject, number=0, kind=BUILD, body=b"")
             rows.insert(tx, gone, parent="fenced", verdict=said)
-            return Verdict(id=intent.id, answer=rows.DONE)
+            self._note_build(tx, "build fenced", build, intent.subject, was="unknown")
+            return Verdict(id=intent.id, answer=DONE)
         verdict = verdict_of(known)
         if verdict is None or verdict.answer == YES:
             rows.close(tx, known, said)
@@ -784,7 +831,9 @@ class Node:
                 self._send_fence(tx, known)
             elif self.executor is not None:
                 self.executor.fence(tx, known.subject, build)
-        return Verdict(id=intent.id, answer=rows.DONE)
+            was = "open" if verdict is None else "accepted"
+            self._note_build(tx, "build fenced", build, intent.subject, was=was)
+        return Verdict(id=intent.id, answer=DONE)
 
     # -- time
 
@@ -817,7 +866,6 @@ class Node:
                 self.chooser.refused(choice.reservation_id)
                 await self.db.run(self._move, row.id, row.hop_id, reason)
                 self._reservations.pop(row.id, None)
-                self.counts["moved"] += 1
                 self.wake()
 
     def _move(self, tx: Tx, intent_id: str, gone_as: str, reason: Verdict) -> None:
@@ -826,6 +874,13 @@ class Node:
             return
         self._send_fence(tx, row)
         rows.take_back(tx, row, reason)
+        tx.on_commit(self._count_move)
+        self._note_build(
+            tx, "build moved", intent_id, row.subject, child=row.next_hop, reason=reason.detail
+        )
+
+    def _count_move(self) -> None:
+        self.counts["moved"] += 1
 
     async def _end_overdue(self) -> None:
         now = self.world.clock.now()
@@ -836,11 +891,13 @@ class Node:
     def _end(self, tx: Tx, intent_ids: Sequence[str]) -> None:
         for intent_id in intent_ids:
             row = tx.find(rows.intents, id=intent_id)
-            if row is None:
+            if row is None or row.closed_at is not None:
+                # Answered since it was read.
                 continue
             if row.next_hop is not None:
                 self._send_fence(tx, row)
             told = "; ".join(str(each["detail"] or each["reason"]) for each in row.tried)
+            self._note_build(tx, "build overdue", row.id, row.subject, child=row.next_hop)
             verdict = Verdict(
                 id=row.id,
                 answer=NO,
@@ -875,6 +932,16 @@ class Node:
         """Tell how many seconds ago each origin's rows were known to be whole."""
         now = self.world.clock.monotonic()
         return {origin: now - at for origin, at in self.as_of.items()}
+
+    def age_of(self, origin: str) -> float:
+        """Tell how many seconds ago an origin's rows were known to be whole.
+
+        Of one that was not heard since this cell started, it was before that.
+        """
+        if origin == self.cell_id:
+            return 0.0
+        at = self.as_of.get(origin, self._started_s)
+        return self.world.clock.monotonic() - at
 
 
 def _no(intent: Intent, reason: str) -> Verdict:

@@ -148,7 +148,7 @@ class Questions:
         except XenithError as error:
             reply = Reply(id=question.id, error=type(error).__name__, message=error.message)
         except Exception:  # noqa: BLE001 - the message edge
-            _log.exception("question failed", method=question.method)
+            _log.exception("question failed", cell=self._node.cell_id, method=question.method)
             reply = Reply(id=question.id, error="Unavailable", message="the cell could not answer")
         self._reply(parent, reply)
 
