@@ -54,6 +54,10 @@ async def _measure(
                 {
                     "builds_per_s": round(servers / seconds, 1),
                     "cpu_ms_per_build": round(cpu_s / servers * 1000, 3),
+                    # Without what the region costs when nothing is asked of it.
+                    "cpu_ms_per_build_less_idle": round(
+                        (cpu_s * 1000 - idle_ms_per_s * seconds) / servers, 3
+                    ),
                     "seconds": round(seconds, 3),
                     "post": percentiles_ms(posts),
                 }
