@@ -106,6 +106,7 @@ class Lab:
         )
         #: All but the root, those above before those below.
         self.cells: dict[CellId, Cell] = {}
+        self.cloud.other_cells = self.cells
 
     @property
     def counts(self) -> LabCounts:
@@ -234,7 +235,8 @@ def choose_shape(directory: Path, tree: str | None, hosts_per_cell: int | None) 
             tree or DEFAULT.tree,
             DEFAULT.hosts_per_cell if hosts_per_cell is None else hosts_per_cell,
         )
-        read_shape(shape.tree)
+        if len(read_shape(shape.tree)) == 1:
+            raise Invalid("a lab has cells below its root, like 1x2; `xenith up` runs a cell alone")
     else:
         known = msgspec.json.decode(path.read_bytes(), type=LabShape)
         shape = LabShape(

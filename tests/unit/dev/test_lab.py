@@ -52,7 +52,7 @@ def test_the_directory_of_a_cloud_that_is_no_lab_is_refused(tmp_path):
         choose_shape(tmp_path, "1x2", 1)
 
 
-@pytest.mark.parametrize(("tree", "hosts_per_cell"), [("2x2", 1), ("1x", 1), ("1x2", -1)])
+@pytest.mark.parametrize(("tree", "hosts_per_cell"), [("2x2", 1), ("1x", 1), ("1", 1), ("1x2", -1)])
 def test_a_shape_that_is_none_is_refused_and_nothing_is_kept(tmp_path, tree, hosts_per_cell):
     with pytest.raises(Invalid):
         choose_shape(tmp_path, tree, hosts_per_cell)
