@@ -9,6 +9,7 @@ Start reads what an earlier process left; stop may be skipped at any time (kill 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,10 +27,11 @@ from xenith.core.world import World
 from xenith.db import Database, open_database
 from xenith.db.migrate import prepare
 from xenith.dev import keys
-from xenith.dev.cells import Root, Seat, tree_of_one
+from xenith.dev.cells import Cell, Root, Seat, tree_of_one
 from xenith.dev.hosts import OwnHosts
 from xenith.dev.link_buses import LinkBuses, own_broker
 from xenith.dev.locks import take_lock
+from xenith.dev.metrics import LoopWatch
 from xenith.dev.pages import pages
 from xenith.http import Service, Site
 from xenith.identity.endpoints import service as identity_service
@@ -66,6 +68,9 @@ class Cloud:
         self.directory = Path(settings.data).absolute()
         self._lock: IO[str] | None = None
         self._buses: LinkBuses | None = None
+        #: Cells besides the root that run in this process, as a lab has them.
+        self.other_cells: Mapping[CellId, Cell] = {}
+        self.watch = LoopWatch(self.world)
         self._has_started = False
 
     async def start(self) -> None:
@@ -126,11 +131,13 @@ class Cloud:
                 )
         await self.cell.start()
         self._recounts.start()
+        self.watch.start()
         self._has_started = True
 
     async def stop(self) -> None:
         """Stop the parts, highest first. Guests run on."""
         if self._has_started:
+            await self.watch.stop()
             await self._recounts.stop()
             await self.cell.stop()
             if self._buses is not None:
@@ -147,6 +154,10 @@ class Cloud:
     def is_healthy(self) -> bool:
         """Whether requests can be served."""
         return self._has_started
+
+    def list_cells(self) -> list[Cell]:
+        """List the cells that run in this process, the root first."""
+        return [self.cell, *self.other_cells.values()]
 
     @property
     def host_count(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from xenith.dev.metrics import MetricsPage
 from xenith.http import Answer
 from xenith.http.openapi import document
 
@@ -30,4 +31,5 @@ def pages(cloud: Cloud) -> Sequence[Page]:
             kept.append(msgspec.json.encode(document(cloud.services, site_url=cloud.site_url)))
         return Answer(kept[0])
 
-    return (("/healthz", health), ("/openapi.json", openapi))
+    metrics = MetricsPage(cloud.world, cells=cloud.list_cells, watch=cloud.watch)
+    return (("/healthz", health), ("/openapi.json", openapi), ("/metrics", metrics))
