@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from xenith.compute.endpoints.ages import with_ages
 from xenith.compute.operations import Compute
 from xenith.compute.operations.inventory import HostView
 from xenith.core.errors import Invalid, NotFound
@@ -142,17 +143,17 @@ def uptime_text(view: HostView, now_s: float) -> str | None:
 # -- lists
 
 
-async def list_hypervisors(call: Call[Compute]) -> dict[str, Any]:
+async def list_hypervisors(call: Call[Compute]) -> Any:
     """List hypervisors, brief."""
     return await _list(call, _brief, with_used=False)
 
 
-async def list_hypervisors_detail(call: Call[Compute]) -> dict[str, Any]:
+async def list_hypervisors_detail(call: Call[Compute]) -> Any:
     """List hypervisors with all of each."""
     return await _list(call, _detail, with_used=True)
 
 
-async def _list(call: Call[Compute], render: Any, *, with_used: bool) -> dict[str, Any]:
+async def _list(call: Call[Compute], render: Any, *, with_used: bool) -> Any:
     pattern = call.asked("hypervisor_hostname_pattern") if call.at_least(2, 53) else None
     with_servers = call.at_least(2, 53) and bool(call.asked_bool("with_servers", default=False))
     limit = marker = None
@@ -180,34 +181,41 @@ async def _list(call: Call[Compute], render: Any, *, with_used: bool) -> dict[st
         body["hypervisors_links"] = [
             {"rel": "next", "href": next_url(call, str(_id(call, views[-1])))}
         ]
-    return body
+    return with_ages(call, body, _cells_of(views))
+
+
+def _cells_of(views: list[HostView]) -> list[str]:
+    return [view.row.cell_id for view in views]
 
 
 def _none_matches(pattern: str) -> NotFound:
     return NotFound(f"No hypervisor matching '{pattern[:255]}' could be found.")
 
 
-async def search_hypervisors(call: Call[Compute]) -> dict[str, Any]:
+async def search_hypervisors(call: Call[Compute]) -> Any:
     """Find hypervisors by a part of their name."""
     views = await call.service.inventory.list(pattern=call["hypervisor_id"])
     if not views:
         raise _none_matches(call["hypervisor_id"])
-    return {"hypervisors": [_brief(call, view) for view in views]}
+    body = {"hypervisors": [_brief(call, view) for view in views]}
+    return with_ages(call, body, _cells_of(views))
 
 
-async def list_hypervisor_servers(call: Call[Compute]) -> dict[str, Any]:
+async def list_hypervisor_servers(call: Call[Compute]) -> Any:
     """Find hypervisors by a part of their name, with their servers."""
     views = await call.service.inventory.list(pattern=call["hypervisor_id"], with_servers=True)
     if not views:
         raise _none_matches(call["hypervisor_id"])
-    return {"hypervisors": [_listed(call, view, _brief, with_servers=True) for view in views]}
+    body = {"hypervisors": [_listed(call, view, _brief, with_servers=True) for view in views]}
+    return with_ages(call, body, _cells_of(views))
 
 
-async def show_statistics(call: Call[Compute]) -> dict[str, Any]:
+async def show_statistics(call: Call[Compute]) -> Any:
     """Add up all hypervisors that are enabled."""
     views = await call.service.inventory.list(with_used=True)
     enabled = [view for view in views if view.row.is_enabled]
-    return {"hypervisor_statistics": {"count": len(enabled), **_sizes(enabled)}}
+    body = {"hypervisor_statistics": {"count": len(enabled), **_sizes(enabled)}}
+    return with_ages(call, body, _cells_of(enabled))
 
 
 # -- one
@@ -224,11 +232,12 @@ async def _get(call: Call[Compute], *, with_servers: bool = False) -> HostView:
     return await call.service.inventory.get(int(text))
 
 
-async def show_hypervisor(call: Call[Compute]) -> dict[str, Any]:
+async def show_hypervisor(call: Call[Compute]) -> Any:
     """Show one hypervisor."""
     with_servers = call.at_least(2, 53) and bool(call.asked_bool("with_servers", default=False))
     view = await _get(call, with_servers=with_servers)
-    return {"hypervisor": _listed(call, view, _detail, with_servers=with_servers)}
+    body = {"hypervisor": _listed(call, view, _detail, with_servers=with_servers)}
+    return with_ages(call, body, _cells_of([view]))
 
 
 async def show_uptime(call: Call[Compute]) -> Answer:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from xenith.compute.endpoints import server_view
+from xenith.compute.endpoints.ages import with_ages
 from xenith.compute.operations import Compute
 from xenith.compute.operations.requests import read_request
 from xenith.compute.records.server_lists import ServerFilter
@@ -155,17 +156,17 @@ async def create_server(call: Call[Compute]) -> Answer:
     return Answer({"server": server}, headers={"Location": f"{call.url}/v2.1/servers/{first}"})
 
 
-async def list_servers(call: Call[Compute]) -> dict[str, Any]:
+async def list_servers(call: Call[Compute]) -> Any:
     """List a page of servers, brief."""
     return await _list(call, server_view.brief)
 
 
-async def list_servers_detail(call: Call[Compute]) -> dict[str, Any]:
+async def list_servers_detail(call: Call[Compute]) -> Any:
     """List a page of servers with all of each."""
     return await _list(call, server_view.detail)
 
 
-async def _list(call: Call[Compute], render: Any) -> dict[str, Any]:
+async def _list(call: Call[Compute], render: Any) -> Any:
     names = (
         SORT_KEYS
         if call.principal.is_admin
@@ -180,13 +181,13 @@ async def _list(call: Call[Compute], render: Any) -> dict[str, Any]:
     body: dict[str, Any] = {"servers": [render(call, view) for view in shown]}
     if len(views) > page.limit or (len(shown) == page.limit and call.asked("limit")):
         body["servers_links"] = [{"rel": "next", "href": next_url(call, shown[-1].server.id)}]
-    return body
+    return with_ages(call, body, (view.server.cell_id for view in shown))
 
 
-async def show_server(call: Call[Compute]) -> dict[str, Any]:
+async def show_server(call: Call[Compute]) -> Any:
     """Show one server."""
     view = await call.service.servers.show(call.principal, call["server_id"])
-    return {"server": server_view.detail(call, view)}
+    return with_ages(call, {"server": server_view.detail(call, view)}, [view.server.cell_id])
 
 
 async def update_server(call: Call[Compute]) -> dict[str, Any]:
