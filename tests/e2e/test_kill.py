@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
+import importlib
 import os
 import random
 import signal
@@ -35,14 +35,7 @@ LATENCY_S = "0.03"
 
 @pytest.fixture(scope="module")
 def invariants() -> ModuleType:
-    path = Path(__file__).parents[1] / "saga" / "invariants.py"
-    spec = importlib.util.spec_from_file_location("invariants", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["invariants"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("xenith.dev.invariants")
 
 
 @pytest.fixture

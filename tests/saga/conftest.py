@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -38,4 +39,4 @@ def small_cloud() -> ModuleType:
 @pytest.fixture(scope="session")
 def invariants() -> ModuleType:
     """The module ``invariants``: what must hold when a cloud has settled."""
-    return load("invariants")
+    return importlib.import_module("xenith.dev.invariants")

@@ -74,6 +74,8 @@ class Rows:
     ports_used: dict[str, int]
     open_count: int
     open_sagas: list[Row]
+    #: What a cell has and should not, as sentences.
+    strays: list[str] = field(default_factory=list)
     living: dict[str, Row] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,29 +96,71 @@ async def records_of(addresses: Mapping[str, str], *, password: str) -> list[Hos
 
 
 def read_rows(tx: Tx) -> Rows:
+    """Read all rows of a cloud of one cell. Transaction function."""
     return Rows(
         servers=tx.list(servers),
         instances={row.id: row for row in tx.list(instances)},
-        allocations={row.instance_id: row for row in tx.list(allocations)},
-        hosts={row.id: row for row in tx.list(host_rows)},
         ports=tx.list(PORTS),
         usage={
             row.project_id: {"instances": row.instances, "cores": row.cores, "ram": row.ram}
             for row in tx.list(compute_quotas.quota_usages)
         },
         ports_used={row.project_id: row.used_count for row in tx.list(QUOTAS, resource="port")},
-        open_count=sum(count_open(tx).values()),
-        open_sagas=tx.all(sa.select(SAGAS).where(SAGAS.c.state.in_(OPEN_STATES))),
+        **read_cell(tx),
     )
+
+
+def read_cell(tx: Tx) -> dict[str, Any]:
+    """Read the rows of a leaf that no parent has. Transaction function."""
+    return {
+        "allocations": {row.instance_id: row for row in tx.list(allocations)},
+        "hosts": {row.id: row for row in tx.list(host_rows)},
+        "open_count": sum(count_open(tx).values()),
+        "open_sagas": tx.all(sa.select(SAGAS).where(SAGAS.c.state.in_(OPEN_STATES))),
+    }
 
 
 async def find_problems(
     db: Database, hosts: Iterable[HostRecords], *, table: HostTable | None = None
 ) -> list[str]:
-    """Find all that is wrong with a cloud that has settled; ``hosts`` are those that are up."""
+    """Find all that is wrong with a cloud of one cell; ``hosts`` are those that are up."""
     rows = await db.read(read_rows)
-    hosts = list(hosts)
-    problems = [
+    problems = find_in_rows(rows, list(hosts))
+    if table is not None:
+        problems.extend(find_in_table(rows.hosts, rows.allocations, table))
+    return problems
+
+
+def join_rows(root: Rows, leaves: Mapping[str, tuple[list[Row], dict[str, Any]]]) -> Rows:
+    """Put together what a root and its leaves have, by cell: own instances, and ``read_cell``.
+
+    A server's instance is that of the cell that the root names.
+    """
+    cell_of = {row.id: row.cell_id for row in root.servers}
+    root.instances = {
+        row.id: row
+        for cell_id, (own, _) in leaves.items()
+        for row in own
+        if cell_of.get(row.id) == cell_id
+    }
+    for own, found in leaves.values():
+        root.allocations |= found["allocations"]
+        root.hosts |= found["hosts"]
+        root.open_count += found["open_count"]
+        root.open_sagas += found["open_sagas"]
+        for row in own:
+            if cell_of.get(row.id) != row.cell_id and row.vm_state != "deleted":
+                root.strays.append(
+                    f"cell {row.cell_id} has server {row.id} as {row.vm_state}, which the root "
+                    f"gave to {cell_of.get(row.id)}"
+                )
+    return root
+
+
+def find_in_rows(rows: Rows, hosts: list[HostRecords]) -> list[str]:
+    """Find what is wrong between rows and hosts."""
+    return [
+        *rows.strays,
         *_unsettled(rows),
         *_servers(rows),
         *_ports(rows),
@@ -125,9 +169,6 @@ async def find_problems(
         *(problem for host in hosts for problem in _host(rows, host)),
         *_machines(rows, hosts),
     ]
-    if table is not None:
-        problems.extend(_table(rows, table))
-    return problems
 
 
 def _unsettled(rows: Rows) -> Iterator[str]:
@@ -296,9 +337,14 @@ def _machines(rows: Rows, hosts: list[HostRecords]) -> Iterator[str]:
             yield f"the VM of server {server_id} has the cards {macs}"
 
 
-def _table(rows: Rows, table: HostTable) -> Iterator[str]:
+def find_in_table(
+    hosts: Mapping[str, Row], held_rows: Mapping[str, Row], table: HostTable
+) -> Iterator[str]:
+    """Find where a leaf's table in memory is not what its rows say."""
     claimed: dict[str, tuple[str, int, int, int]] = {}
-    for host_id in rows.hosts:
+    for host_id, host in hosts.items():
+        if host.is_removed:
+            continue
         index = table.find_index(HostId(host_id))
         if index is None:
             yield f"host {host_id} is not in the table"
@@ -307,7 +353,7 @@ def _table(rows: Rows, table: HostTable) -> Iterator[str]:
             claim = table.find_claim(InstanceId(instance_id))
             assert claim is not None
             claimed[instance_id] = (host_id, claim.ram_mib, claim.vcpus, claim.disk_gib)
-        held = [row for row in rows.allocations.values() if row.host_id == host_id]
+        held = [row for row in held_rows.values() if row.host_id == host_id]
         free = int(table.ram_limit[index]) - sum(row.ram_mib for row in held)
         if int(table.ram_free[index]) != free:
             yield f"host {host_id} has {table.ram_free[index]} MiB free in the table, not {free}"
@@ -315,7 +361,7 @@ def _table(rows: Rows, table: HostTable) -> Iterator[str]:
             yield f"host {host_id} counts {int(table.io_ops[index])} builds in flight"
     kept = {
         row.instance_id: (row.host_id, row.ram_mib, row.vcpus, row.disk_gib)
-        for row in rows.allocations.values()
+        for row in held_rows.values()
     }
     if claimed != kept:
         yield f"the table has the claims {claimed}, the rows {kept}"

@@ -1,0 +1,327 @@
+"""A simulated region: the real code of every cell, each a process of its own on its own rows.
+
+    root ── routers ── leaves        processes; SQLite files; clocks that differ
+      └──── one fabric ────┘         links that fail as they are told to
+                leaves ── XenAPI ── hosts     toolstacks as processes, machines beneath them
+
+Everything follows from the simulation's seed. A process that dies is started again by the region,
+as a machine's supervisor would, after a while that the seed chooses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from xenith.bus.simulated import SimulatedFabric
+from xenith.cells.topology import CellEntry
+from xenith.compute.operations.context import Seal
+from xenith.compute.operations.flavors import FlavorSpec
+from xenith.compute.records.hosts import hosts as host_rows
+from xenith.core.errors import XenithError
+from xenith.core.ids import CellId
+from xenith.db import Database, Tx, open_database
+from xenith.db.migrate import prepare
+from xenith.dev.cells import Cell, Root, Seat, one_bus
+from xenith.dev.simulation.database import CrashingDatabase
+from xenith.dev.simulation.events import Events
+from xenith.dev.simulation.images import SimulatedImages
+from xenith.dev.simulation.machines import PASSWORD, USER, HostPlace
+from xenith.dev.simulation.owner import ProcessDied
+from xenith.dev.simulation.process import Life, SimulatedProcess
+from xenith.dev.simulation.run import Simulation
+from xenith.dev.tree import TreePlan, plan_tree, read_shape
+from xenith.network.operations import Networks
+
+T = TypeVar("T")
+
+REGION = "simulated"
+ZONES = ("nova", "east")
+#: Ports of the hosts; above are those that the network gives by itself.
+FIRST_HOST_PORT = 10_000
+#: Seconds until a dead process is begun again, at least and at most.
+RESTART_MIN_S, RESTART_MAX_S = 0.5, 20.0
+#: Seconds that a start may take before it is given up, and begun again.
+START_TIMEOUT_S = 60.0
+
+#: Nothing is kept from anyone here, and what is sealed would be different in each run.
+_OPEN_SEAL = Seal(close=lambda data: data, open=lambda data: data)
+
+
+class RegionShape(msgspec.Struct, frozen=True, kw_only=True):
+    """How large a region is."""
+
+    tree: str = "1x2x3"
+    #: Leaves with a second parent, from the first on.
+    second_parents: int = 2
+    hosts_least: int = 3
+    hosts_most: int = 6
+    #: Memory of a host: few servers fit, so that cells are full now and then.
+    host_memory_mib: int = 512
+
+
+#: What tenants may ask for, as RAM in MiB by the id.
+FLAVORS = {"s": 64, "m": 128, "l": 256}
+
+
+@dataclass
+class CellPlace:
+    """One cell: its process, its rows, and what a look at those from outside needs."""
+
+    entry: CellEntry
+    process: SimulatedProcess[Cell]
+    database: CrashingDatabase
+    #: Reads the rows at any time, also while the database is away from the cell.
+    observer: Database
+    hosts: list[HostPlace]
+    #: The present cell; None while it is dead or about to start.
+    cell: Cell | None = None
+
+    @property
+    def id(self) -> CellId:
+        """Its id, which is its name on the fabric."""
+        return self.entry.id
+
+    @property
+    def name(self) -> str:
+        """Its name in the tree."""
+        return self.entry.name
+
+
+class Region:
+    """See the module. ``start`` it, work on it, ``heal`` it, and look at its places."""
+
+    def __init__(
+        self, simulation: Simulation, events: Events, shape: RegionShape, directory: Path
+    ) -> None:
+        self.simulation = simulation
+        self.events = events
+        self.shape = shape
+        self.chance = simulation.ids("region")
+        self.plan: TreePlan = plan_tree(
+            read_shape(shape.tree),
+            region=REGION,
+            secret=f"seed {simulation.seed}".encode(),
+            second_parents=shape.second_parents,
+        )
+        self.fabric = SimulatedFabric(simulation.ids("fabric"))
+        self.images = SimulatedImages()
+        #: While false, a process that died is begun again at once.
+        self.has_faults = True
+        self.deaths = 0
+        self._directory = directory
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leaf_ids = {entry.id for entry in self.plan.leaves}
+        self._next_port = FIRST_HOST_PORT
+        self.cells: dict[str, CellPlace] = {
+            entry.name: self._make_cell(entry) for entry in self.plan.topology.cells
+        }
+
+    @property
+    def root(self) -> CellPlace:
+        """The root's place."""
+        return next(place for place in self.cells.values() if place.id == self.plan.root)
+
+    @property
+    def leaves(self) -> list[CellPlace]:
+        """The places with hosts."""
+        return [place for place in self.cells.values() if place.id in self._leaf_ids]
+
+    @property
+    def hosts(self) -> list[HostPlace]:
+        """All hosts."""
+        return [host for place in self.leaves for host in place.hosts]
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start everything, and wait until the root knows of all hosts."""
+        for host in self.hosts:
+            self._keep(self._keep_host(host), host.name)
+        for place in self.cells.values():
+            self._keep(self._keep_cell(place), place.name)
+        while not self._is_ready():
+            await asyncio.sleep(0.5)
+
+    def stop(self) -> None:
+        """Let go of what looks after the processes."""
+        for task in self._tasks:
+            task.cancel()
+        for place in self.cells.values():
+            place.database.close()
+
+    def heal(self) -> None:
+        """End all that is wrong from outside; what is dead is started at once."""
+        self.has_faults = False
+        self.fabric.clear_faults()
+        for place in self.cells.values():
+            place.database.forget_crashes()
+            place.database.come_back()
+        for host in self.hosts:
+            host.machine.fail_rate = host.machine.hang_rate = 0.0
+            self.simulation.network.heal(host.port)
+
+    async def call(self, function: Callable[[Root], Awaitable[T]]) -> T:
+        """Run a function within the root's process.
+
+        Raises:
+            ProcessDied: it is dead, or died before the answer.
+        """
+        place = self.root
+        root = place.cell
+        if root is None:
+            raise ProcessDied("the root is dead")
+        assert isinstance(root, Root)
+        return await place.process.call(function, root)
+
+    def _is_ready(self) -> bool:
+        root = self.root.cell
+        if root is None:
+            return False
+        return root.node.chooser.totals().hosts_up_count == len(self.hosts)
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=f"keep {name}"))
+
+    async def _keep_cell(self, place: CellPlace) -> None:
+        died = asyncio.Event()
+        place.process.on_death = lambda _process: died.set()
+        while True:
+            died.clear()
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    place.cell = await place.process.start()
+            except ProcessDied:
+                self.events.tell("died at its start", cell=place.name)
+            except (XenithError, TimeoutError) as error:
+                # As its command would end, and be begun again.
+                self.events.tell("did not start", cell=place.name, error=str(error))
+                place.process.kill()
+            else:
+                self.events.tell("started", cell=place.name, life=place.process.life_count)
+                await died.wait()
+                place.cell = None
+                self.deaths += 1
+                self.events.tell("died", cell=place.name)
+            await self._rest()
+
+    async def _keep_host(self, host: HostPlace) -> None:
+        died = asyncio.Event()
+        host.process.on_death = lambda _process: died.set()
+        while True:
+            died.clear()
+            try:
+                await host.start()
+            except ProcessDied:
+                self.events.tell("died at its start", host=host.name)
+            else:
+                self.events.tell("started", host=host.name, life=host.process.life_count)
+                await died.wait()
+                self.deaths += 1
+                self.events.tell("died", host=host.name)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        rest_s = RESTART_MIN_S
+        if self.has_faults:
+            rest_s += (RESTART_MAX_S - RESTART_MIN_S) * self.chance.uniform() ** 2
+        await asyncio.sleep(rest_s)
+
+    # -- cells
+
+    def _make_cell(self, entry: CellEntry) -> CellPlace:
+        path = self._directory / entry.name / "xenith.db"
+        database = CrashingDatabase(
+            f"sqlite:///{path}", self.simulation.ids(f"database {entry.name}")
+        )
+        outside = self.simulation.world("observer", skew_s=0.0, drift=0.0)
+        place = CellPlace(
+            entry=entry,
+            process=SimulatedProcess(
+                self.simulation, entry.name, lambda life: self._start_cell(place, life)
+            ),
+            database=database,
+            observer=open_database(f"sqlite:///{path}", ids=outside.ids, clock=outside.clock),
+            hosts=[],
+        )
+        if entry.id in self._leaf_ids:
+            shape = self.shape
+            count = shape.hosts_least + self.chance.below(shape.hosts_most - shape.hosts_least + 1)
+            place.hosts = [
+                HostPlace(
+                    self.simulation,
+                    f"{entry.name}-h{number}",
+                    self._directory / entry.name / f"h{number}",
+                    port=self._take_port(),
+                    memory_mib=shape.host_memory_mib,
+                )
+                for number in range(1, count + 1)
+            ]
+        return place
+
+    def _take_port(self) -> int:
+        self._next_port += 1
+        return self._next_port
+
+    async def _start_cell(self, place: CellPlace, life: Life) -> Cell:
+        db = life.connect(place.database)
+        seat = self.plan.seat(place.id, one_bus(life.bus(self.fabric)))
+        if place.id == self.plan.root:
+            return await self._start_root(db, life, seat)
+        prepare(db, trees=("cell",))
+        is_leaf = place.id in self._leaf_ids
+        cell = Cell(db, life.world, seat, seal=_OPEN_SEAL, images=self.images if is_leaf else None)
+        await cell.node.prepare()
+        if cell.compute is not None:
+            known = {row.url for row in await db.read(lambda tx: tx.list(host_rows))}
+            for at, host in enumerate(place.hosts):
+                if host.url not in known:
+                    await cell.compute.hosts.add(
+                        name=host.name,
+                        url=host.url,
+                        user=USER,
+                        password=PASSWORD,
+                        zone=ZONES[at % len(ZONES)],
+                    )
+        await cell.start()
+        return cell
+
+    async def _start_root(self, db: Database, life: Life, seat: Seat) -> Root:
+        prepare(db)
+        networks = Networks(db, life.world)
+        root = Root(
+            db,
+            life.world,
+            seat,
+            seal=_OPEN_SEAL,
+            images=self.images,
+            networks=networks,
+            projects=_Projects(),
+            has_hosts=False,
+        )
+        await root.node.prepare()
+        await networks.ensure_demo_network()
+        await _ensure_flavors(root)
+        await root.start()
+        return root
+
+
+class _Projects:
+    """An identity service in which every project is."""
+
+    def has_project(self, _tx: Tx, _project_id: str) -> bool:
+        return True
+
+
+async def _ensure_flavors(root: Root) -> None:
+    known = {row.id for row in await root.db.read(lambda tx: tx.list(flavors))}
+    for flavor_id, ram_mib in FLAVORS.items():
+        if flavor_id not in known:
+            await root.service.flavors.create(
+                FlavorSpec(id=flavor_id, name=flavor_id, vcpus=1, ram_mib=ram_mib, root_gib=1)
+            )
