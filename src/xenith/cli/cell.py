@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
+from xenith.cli import cell_run
 from xenith.cli.cell_tree import draw
 from xenith.cli.output import Output, cell, show
 from xenith.core.errors import Invalid, Unauthenticated, Unavailable
@@ -30,6 +31,8 @@ WATCH_PERIOD_S = 2.0
 #: Clears a terminal and begins at its top. Source: ECMA-48, ED and CUP.
 _CLEAR = "\x1b[H\x1b[2J"
 _CELLS = "/xenith/v1/cells"
+
+app.command(cell_run.run)
 
 
 @app.command

@@ -33,6 +33,7 @@ def up(
     backend: Annotated[str | None, Parameter(help="auto, sim or qemu.")] = None,
     seed: Annotated[int | None, Parameter(help="Repeatable ids and chance; tests only.")] = None,
     database: Annotated[str | None, Parameter(help="postgresql://… in place of SQLite.")] = None,
+    role: Annotated[str | None, Parameter(help="alone, or the root of a tree of cells.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning, error.")] = None,
     detach: Annotated[bool, Parameter(help="Run on in the background.", negative=())] = False,
 ) -> int:
@@ -44,6 +45,7 @@ def up(
         "backend": backend,
         "seed": seed,
         "database": database,
+        "role": role,
         "log_level": log_level,
     }
     if config is None and Path("xenith.toml").exists():

@@ -24,8 +24,7 @@ from xenith.core.ids import CellId, derive_uuid
 from xenith.core.log import logger
 from xenith.core.settings import Settings
 from xenith.core.world import World
-from xenith.db import Database, open_database
-from xenith.db.migrate import prepare
+from xenith.db import Database
 from xenith.dev import keys
 from xenith.dev.cells import Cell, Root, Seat, tree_of_one
 from xenith.dev.hosts import OwnHosts
@@ -33,6 +32,7 @@ from xenith.dev.link_buses import LinkBuses, own_broker
 from xenith.dev.locks import take_lock
 from xenith.dev.metrics import LoopWatch
 from xenith.dev.pages import pages
+from xenith.dev.rows import open_rows
 from xenith.http import Service, Site
 from xenith.identity.endpoints import service as identity_service
 from xenith.identity.operations import CatalogEntry, Identity
@@ -74,21 +74,16 @@ class Cloud:
         self._has_started = False
 
     async def start(self) -> None:
-        """Put the parts together and start them, lowest first.
+        """Put the parts together and start them, lowest first; a database's server is waited for.
 
         Raises:
             Conflict: another process runs this cloud.
-            Unavailable: the database or a port cannot be had.
+            Unavailable: the database's file or a port cannot be had.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = take_lock(self.directory)
         settings, world = self.settings, self.world
-        self.db: Database = open_database(
-            settings.database or f"sqlite:///{self.directory / 'xenith.db'}",
-            ids=world.ids,
-            clock=world.clock,
-        )
-        prepare(self.db)
+        self.db: Database = await open_rows(settings, world, self.directory)
         self.identity = Identity(
             self.db,
             world,

@@ -15,6 +15,7 @@ import uvicorn
 from xenith.core.errors import Invalid, Unavailable
 from xenith.core.settings import Settings
 from xenith.dev.cloud import Cloud
+from xenith.http import Site
 
 #: Seconds that requests in flight have when the cloud stops.
 GRACE_S = 5
@@ -95,38 +96,49 @@ async def serve(
     if until is None:
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, stopping.set)
+    asked_to_stop = asyncio.ensure_future(stopping.wait())
     cloud = Cloud(settings, site_url=url_of(bound))
     try:
-        await cloud.start()
-        server = _Server(
-            uvicorn.Config(
-                cloud.site,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=True,
-                backlog=BACKLOG,
-                timeout_graceful_shutdown=GRACE_S,
-                # A proxy's word is taken in `Site.site_url`, not for the client's address.
-                proxy_headers=False,
-            )
-        )
+        starting = asyncio.create_task(cloud.start())
+        # A database may be away for hours; a stop need not wait for it.
+        await asyncio.wait((starting, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return
+        await starting
+        server = quiet_server(cloud.site, grace_s=GRACE_S)
         serving = asyncio.create_task(server.serve(sockets=[bound]))
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.001)
         calm_collector()
         on_ready(cloud)
-        await asyncio.wait(
-            (serving, asyncio.ensure_future(stopping.wait())),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        await asyncio.wait((serving, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         await serving
     finally:
+        asked_to_stop.cancel()
         await cloud.stop()
+
+
+def quiet_server(site: Site, *, grace_s: int) -> uvicorn.Server:
+    """Make a server of a site that leaves signals and logs to us."""
+    return _Server(
+        uvicorn.Config(
+            site,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=grace_s,
+            # A proxy's word is taken in `Site.site_url`, not for the client's address.
+            proxy_headers=False,
+        )
+    )
 
 
 class _Server(uvicorn.Server):
