@@ -55,6 +55,10 @@ class CrashingDatabase:
         """Have the process die that comes to commit next, or after so many other commits."""
         self._next = commits_before, moment
 
+    def forget_crashes(self) -> None:
+        """Have nobody die any more, neither by chance nor as it was ordered."""
+        self.crash_rate, self._next = 0.0, None
+
     def go_away(self) -> None:
         """Refuse everything with Unavailable until it comes back."""
         self._is_away = True

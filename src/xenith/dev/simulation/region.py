@@ -22,6 +22,7 @@ from xenith.bus.simulated import SimulatedFabric
 from xenith.cells.topology import CellEntry
 from xenith.compute.operations.context import Seal
 from xenith.compute.operations.flavors import FlavorSpec
+from xenith.compute.records.flavors import flavors
 from xenith.compute.records.hosts import hosts as host_rows
 from xenith.core.errors import XenithError
 from xenith.core.ids import CellId
@@ -109,6 +110,7 @@ class Region:
             secret=f"seed {simulation.seed}".encode(),
             second_parents=shape.second_parents,
         )
+        events.names = {entry.id: entry.name for entry in self.plan.topology.cells}
         self.fabric = SimulatedFabric(simulation.ids("fabric"))
         self.images = SimulatedImages()
         #: While false, a process that died is begun again at once.
@@ -147,6 +149,13 @@ class Region:
             self._keep(self._keep_cell(place), place.name)
         while not self._is_ready():
             await asyncio.sleep(0.5)
+            self.check_tasks()
+
+    def check_tasks(self) -> None:
+        """Raise what ended one of the region's own tasks; they have no end of their own."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
 
     def stop(self) -> None:
         """Let go of what looks after the processes."""
@@ -183,7 +192,8 @@ class Region:
         root = self.root.cell
         if root is None:
             return False
-        return root.node.chooser.totals().hosts_up_count == len(self.hosts)
+        # What has two parents is told by both.
+        return root.node.chooser.totals().hosts_up_count >= len(self.hosts)
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=f"keep {name}"))
