@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from xenith.bus import MemoryBus
 from xenith.cells.topology import CellEntry
@@ -49,6 +50,14 @@ FILES_OF_THE_REST = 512
 #: Seconds that the root has to learn of every leaf's hosts: a digest a second, level by level.
 KNOWN_TIMEOUT_S = 15.0
 _LOOK_S = 0.05
+_HOSTS_UP = (
+    sa.select(sa.func.count())
+    .select_from(host_table)
+    .where(
+        host_table.c.is_up == sa.bindparam("is_up"),
+        host_table.c.is_removed == sa.bindparam("is_removed"),
+    )
+)
 
 
 class LabShape(msgspec.Struct, frozen=True):
@@ -210,14 +219,23 @@ class Lab:
         return cell
 
     async def _wait_known(self, hosts: int) -> None:
-        """Wait for the digests: a router that has heard of no hosts says that it has no room."""
+        """Wait until the root knows the hosts: by digests, for choices, and by rows, for lists.
+
+        A router that has heard of no hosts yet says that it has no room.
+        """
         until = self.world.clock.monotonic() + KNOWN_TIMEOUT_S
-        chooser = self.cloud.cell.node.chooser
-        while (known := chooser.totals().hosts_up_count) < hosts:
+        while (known := await self._count_known()) < hosts:
             if self.world.clock.monotonic() > until:
                 _log.warning("hosts are not known yet", known=known, hosts=hosts)
                 return
             await self.world.clock.sleep(_LOOK_S)
+
+    async def _count_known(self) -> int:
+        told = self.cloud.cell.node.chooser.totals().hosts_up_count
+        listed = await self.cloud.db.read(
+            lambda tx: tx.scalar(_HOSTS_UP, is_up=True, is_removed=False)
+        )
+        return min(told, int(listed))
 
 
 def choose_shape(directory: Path, tree: str | None, hosts_per_cell: int | None) -> LabShape:
