@@ -171,7 +171,13 @@ class ComputeOrigin:
         """Have an action end that the server's cell did not do."""
         now = tx.world.clock.now()
         if server.intent_number == intent.number:
-            tx.update(servers, {"id": server.id}, pending_task_state=None, updated_at=now)
+            tx.update(
+                servers,
+                {"id": server.id},
+                pending_task_state=None,
+                pending_vm_state=None,
+                updated_at=now,
+            )
         self._note(tx, server, intent, verdict, now_s=now)
 
     def _note(self, tx: Tx, server: Row, intent: Intent, verdict: Verdict, *, now_s: float) -> None:

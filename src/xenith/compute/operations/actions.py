@@ -68,6 +68,7 @@ class ServerActions:
                 task_state=None,
                 params={"vm_state": vm_state},
                 request_id=request_id,
+                vm_state=vm_state,
             )
 
         await self._context.db.run(accept)

@@ -44,11 +44,18 @@ class ServerView(msgspec.Struct, frozen=True):
     instance: Row | None
 
     @property
+    def is_ahead(self) -> bool:
+        """Whether something was asked for that the cell's row does not show yet."""
+        instance = self.instance
+        return instance is not None and self.server.intent_number > instance.applied_intent
+
+    @property
     def vm_state(self) -> str:
-        """What the server is."""
-        if self.instance is not None:
-            return str(self.instance.vm_state)
-        return "building" if self.server.fault is None else "error"
+        """What the server is, counting what was set by hand and has not arrived."""
+        if self.instance is None:
+            return "building" if self.server.fault is None else "error"
+        pending: str | None = self.server.pending_vm_state if self.is_ahead else None
+        return pending or str(self.instance.vm_state)
 
     @property
     def task_state(self) -> str | None:
@@ -57,9 +64,11 @@ class ServerView(msgspec.Struct, frozen=True):
             pending: str | None = self.server.pending_task_state
             return pending if self.server.fault is not None else pending or "scheduling"
         task_state: str | None = self.instance.task_state
-        if self.server.intent_number > self.instance.applied_intent:
-            task_state = self.server.pending_task_state or task_state
-        return task_state
+        if not self.is_ahead:
+            return task_state
+        # A state that is set by hand ends whatever was being done.
+        is_set = self.server.pending_vm_state is not None
+        return self.server.pending_task_state or (None if is_set else task_state)
 
 
 class CreatedServers(msgspec.Struct, frozen=True):
@@ -407,6 +416,7 @@ def send_action(
     task_state: str | None,
     params: dict[str, Any],
     request_id: str,
+    vm_state: str | None = None,
 ) -> None:
     """Note an action and send its intent, in the transaction that accepts it."""
     number = view.server.intent_number + 1
@@ -425,6 +435,8 @@ def send_action(
         {"id": view.server.id},
         intent_number=number,
         pending_task_state=task_state,
+        # One that was set before and has not arrived still goes before what the cell has.
+        pending_vm_state=vm_state or (view.server.pending_vm_state if view.is_ahead else None),
         updated_at=now,
     )
     context.node.send(

@@ -23,14 +23,22 @@ _INSTANCE_COLUMNS = [column.label("i_" + column.name) for column in instances.c]
 _INSTANCE_NAMES = [column.name for column in instances.c]
 
 #: The state as tenants see it, also before a cell has the server.
-VM_STATE = sa.func.coalesce(
-    instances.c.vm_state, sa.case((servers.c.fault.is_(None), "building"), else_="error")
+VM_STATE = sa.case(
+    (instances.c.id.is_(None), sa.case((servers.c.fault.is_(None), "building"), else_="error")),
+    (
+        servers.c.intent_number > instances.c.applied_intent,
+        sa.func.coalesce(servers.c.pending_vm_state, instances.c.vm_state),
+    ),
+    else_=instances.c.vm_state,
 )
 TASK_STATE = sa.case(
     (instances.c.id.is_(None), servers.c.pending_task_state),
     (
         servers.c.intent_number > instances.c.applied_intent,
-        sa.func.coalesce(servers.c.pending_task_state, instances.c.task_state),
+        sa.func.coalesce(
+            servers.c.pending_task_state,
+            sa.case((servers.c.pending_vm_state.is_(None), instances.c.task_state)),
+        ),
     ),
     else_=instances.c.task_state,
 )

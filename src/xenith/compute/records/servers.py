@@ -54,6 +54,8 @@ servers = sa.Table(
     # shown until the cell has applied it, so that a caller reads what it wrote.
     sa.Column("intent_number", sa.BigInteger, nullable=False),
     sa.Column("pending_task_state", sa.Text),
+    # What an admin has set by hand, until the cell has it.
+    sa.Column("pending_vm_state", sa.Text),
     # The cell that has the server; null until one has taken it.
     sa.Column("cell_id", sa.Text),
     # Why no cell took it; and how cells were chosen at each level, for operators.

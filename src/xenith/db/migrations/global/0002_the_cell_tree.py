@@ -19,6 +19,7 @@ _FAULT_TAIL = (
 def upgrade() -> None:
     """Bring the tables over, and end what was still on its way to a cell."""
     has_cell_tree = sa.inspect(op.get_bind()).has_table("instances")
+    op.add_column("servers", sa.Column("pending_vm_state", sa.Text(), nullable=True))
     op.add_column("servers", sa.Column("cell_id", sa.Text(), nullable=True))
     op.add_column("servers", sa.Column("fault", sa.Text(), nullable=True))
     op.add_column("servers", sa.Column("trail", sa.Text(), nullable=True))
