@@ -343,6 +343,7 @@ class Changes:
         for each in self._tables.values():
             tx.delete(each.table, cell_id=origin)
         tx.delete(cursors, origin=origin)
+        tx.notify(TOPIC, origin)
 
     def _encoded(self, tx: Tx, origin: str) -> Iterable[tuple[str, str, bytes]]:
         encode = msgspec.msgpack.Encoder(order="deterministic").encode

@@ -47,8 +47,8 @@ RETRY_S = 2.0
 RETRY_MAX_S = 30.0
 #: Seconds until a verdict is asked for again after an intent was taken.
 ASK_AGAIN_S = 20.0
-#: Seconds between pings.
-PING_PERIOD_S = 1.0
+#: Seconds between pings: two fit into the silence after which a cell is held to be dead.
+PING_PERIOD_S = 2.0
 #: Times that a cell is told of the topology in which it is no child any more, each a second after
 #: the other as a frame may be lost, and seconds after which that is given up if it is away.
 FAREWELLS = 5
@@ -115,6 +115,11 @@ class ChildLink:
                 TopologyNews: self._hear_topology,
             },
         )
+
+    @property
+    def has_told_capacity(self) -> bool:
+        """Whether the child has told what it has free."""
+        return self._heard_digest > 0
 
     def is_moved(self) -> bool:
         """Tell whether the child's broker is elsewhere since this link was made."""
@@ -276,7 +281,7 @@ class ChildLink:
             self.link.post(CapacityWanted())
         if group[-1].topology > self._node.topology.version:
             self.link.post(TopologyWanted())
-        self._node.wake()
+        self._node.wake_waiting()
 
     async def _hear_capacity(self, group: list[Capacity] | list[CapacityDelta]) -> None:
         for message in group:
@@ -295,7 +300,7 @@ class ChildLink:
                 self._heard_digest = message.delta.sequence
             except Conflict:
                 self.link.post(CapacityWanted())
-        self._node.wake()
+        self._node.wake_waiting()
 
     # -- changes
 
@@ -335,7 +340,7 @@ class ChildLink:
     async def _hear_heads(self, group: list[Heads]) -> None:
         heads = group[-1].heads
         below = self._node.topology.descendants(self.peer) | {self.peer}
-        places = await self._node.db.read(self._node.changes.places)
+        places = await self._node.places()
         for origin, (place, age_s) in heads.items():
             if origin in below and places.get(origin, Place()) == place:
                 self._node.note_whole(origin, age_s)

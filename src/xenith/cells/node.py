@@ -30,7 +30,7 @@ from xenith.bus import Bus
 from xenith.cells import intents as rows
 from xenith.cells import topology as documents
 from xenith.cells.capacity import CapacityClass, Digest
-from xenith.cells.changes import ChangedTable, Changes, ensure_self
+from xenith.cells.changes import TOPIC, ChangedTable, Changes, Place, ensure_self
 from xenith.cells.child import ChildLink
 from xenith.cells.choosing import CellRules, Choice, Chooser, NoCell, Wanted
 from xenith.cells.intents import (
@@ -65,6 +65,9 @@ _log = logger("cells.node")
 
 #: Seconds between looks at what is undecided, overdue, or with a child that is dead.
 TICK_S = 1.0
+#: Seconds for children to tell what they have free, before a cell that has just begun tells its
+#: parents without them.
+FIRST_DIGESTS_S = 5.0
 #: Ticks between looks at what is undecided when nothing is known to wait; hints come sooner.
 LOOK_TICKS = 5
 #: Seconds that a cell between waits for a cell below, before it says no and others are tried. A
@@ -185,6 +188,11 @@ class Node:
         self._leaving: dict[CellId, ChildLink] = {}
         self._reservations: dict[str, str] = {}
         self._wake = asyncio.Event()
+        self._began_s = world.clock.monotonic()
+        #: How far origins are known, and of which that has changed since; None before all are read.
+        self._places: dict[str, Place] = {}
+        self._stale_places: set[str] | None = None
+        db.listen(TOPIC, self._on_change)
         #: Whether something undecided waits for a cell.
         self._has_waiting = False
         #: The version of the topology that the links are as of.
@@ -922,6 +930,42 @@ class Node:
             sequence=sequence,
             decisions=self.decisions,
         )
+
+    def knows_capacity(self) -> bool:
+        """Tell whether what is free below has been heard, or was waited for long enough."""
+        if self.is_leaf or self.world.clock.monotonic() - self._began_s > FIRST_DIGESTS_S:
+            return True
+        return all(child.has_told_capacity for child in self.children.values())
+
+    async def places(self) -> dict[str, Place]:
+        """Tell how far this cell knows each origin; what has changed since then is read."""
+        stale, self._stale_places = self._stale_places, set[str]()
+        if stale is None:
+            try:
+                self._places = await self.db.read(self.changes.places)
+            except BaseException:
+                self._stale_places = None
+                raise
+        elif stale:
+
+            def read(tx: Tx) -> dict[str, Place]:
+                return {origin: self.changes.place(tx, origin) for origin in sorted(stale)}
+
+            try:
+                self._places.update(await self.db.read(read))
+            except BaseException:
+                self._stale_places |= stale
+                raise
+        return self._places
+
+    def _on_change(self, origin: str) -> None:
+        if self._stale_places is not None:
+            self._stale_places.add(origin)
+
+    def wake_waiting(self) -> None:
+        """Look again at what waits for a cell, if anything does; only a hint."""
+        if self._has_waiting:
+            self._wake.set()
 
     def note_whole(self, origin: str, age_s: float) -> None:
         """Note that an origin's rows were whole so many seconds ago."""

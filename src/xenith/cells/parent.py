@@ -244,12 +244,14 @@ class ParentLink:
         while True:
             if self.link.is_open:
                 self._send_again()
+                self._tell_digest()
             await self._clock.sleep(LOOK_PERIOD_S)
 
     async def _hear_ping(self, group: list[Ping]) -> None:
         # A round trip of work: the rows are read, by the worker that intents wait for too. What is
-        # told each second goes with the answer, in one frame.
-        places = await self._node.db.read(self._node.changes.places)
+        # told each time goes with the answer, in one frame.
+        await self._node.db.read(self._node.changes.place, self._node.cell_id)
+        places = await self._node.places()
         topology = self._node.topology.version
         if group[-1].topology > topology:
             self.link.post(TopologyWanted())
@@ -259,6 +261,9 @@ class ParentLink:
 
     def _tell_digest(self) -> None:
         """Tell what is free, if that is not what the parent was told."""
+        if not self._node.knows_capacity():
+            # Nothing heard of is not nothing free: a parent would say no for cells that have room.
+            return
         digest = self._node.digest(self._sequence + 1)
         told = self._told
         if told is not None and msgspec.structs.replace(told, sequence=digest.sequence) == digest:
