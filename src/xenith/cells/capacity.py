@@ -288,7 +288,7 @@ class BinTable:
         start = self._starts[cell]
         self._lengths[cell] = length
         self._columns[:5, start : start + length] = rows
-        self._columns[self._COUNT, start + length : start + self._rooms[cell]] = 0
+        self._empty(start + length, start + self._rooms[cell])
 
     def clear(self, cell: int) -> None:
         """Forget a cell's bins."""
@@ -356,6 +356,10 @@ class BinTable:
         self.load(cell, np.hstack([kept, np.array(begun, np.int64).reshape(-1, 5).T]))
         return count - left
 
+    def _empty(self, start: int, end: int) -> None:
+        # The class too: its code may be none any more when that is looked up.
+        self._columns[[self._COUNT, self._CLASS], start:end] = 0
+
     def _segment(self, cell: int) -> Ints:
         start = self._starts[cell]
         return self._columns[:, start : start + self._lengths[cell]]
@@ -363,6 +367,9 @@ class BinTable:
     def _slots(
         self, columns: Ints, size: tuple[int, int, int], is_class_fit: NDArray[np.bool_]
     ) -> Ints:
+        if not is_class_fit.size:
+            # Cells that have told of no hosts at all; even code 0 is then none.
+            return np.zeros(columns.shape[1], np.int64)
         slots: Ints = columns[self._COUNT] * is_class_fit[columns[self._CLASS]]
         needed = [(column, need) for column, need in zip(columns, size, strict=False) if need]
         if not needed:
@@ -379,7 +386,7 @@ class BinTable:
         # hosts; segments double, so what is left behind is less than what is in use.
         room = max(16, 2 * length)
         if cell in self._starts:
-            self._columns[self._COUNT, self._starts[cell] :][: self._rooms[cell]] = 0
+            self._empty(self._starts[cell], self._starts[cell] + self._rooms[cell])
         while self._end + room > self._columns.shape[1]:
             self._columns = np.hstack([self._columns, np.zeros_like(self._columns)])
         self._starts[cell], self._rooms[cell] = self._end, room

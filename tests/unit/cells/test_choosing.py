@@ -400,6 +400,23 @@ def test_a_target_below_a_child_lets_the_child_pass_whatever_its_digest_says():
     assert isinstance(tree.choose(target_cells=("nowhere",)), NoCell)
 
 
+def test_a_target_below_a_child_that_has_told_of_no_hosts_yet_lets_the_child_pass():
+    tree = Tree()
+    tree.add("b", below=frozenset(("b", "B", "b1", "B1")))
+    tree.tell("b")
+    assert tree.choose(target_cells=("b1",)).cell_id == "b"
+    assert isinstance(tree.choose(), NoCell)
+
+
+def test_a_class_that_is_told_no_more_leaves_nothing_behind():
+    tree = Tree(a=5, b=5)
+    tree.tell("b", *(room_for(3, ClassKey(zone=f"z{each}")) for each in range(40)))
+    tree.tell("b")
+    for _ in range(5):
+        assert tree.choose(zone="nova").cell_id == "a"
+    assert isinstance(tree.choose(zone="z7"), NoCell)
+
+
 def test_a_target_above_the_chooser_is_met_already():
     tree = Tree(a=5)
     tree.chooser.own_names = frozenset(("dfw",))
