@@ -12,8 +12,10 @@ from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers as server_table
 from xenith.core.world import World
 from xenith.db import Tx, open_database
+from xenith.dev.bench.cells_rows import BenchServer, instance_row, server_row
 from xenith.dev.bench.process import MeasuredCloud, cloud, percentiles_ms
 from xenith.dev.client import ApiClient
+from xenith.dev.cloud import ONLY_CELL
 
 #: Rows that one transaction inserts.
 BATCH = 5000
@@ -46,94 +48,21 @@ async def _fill(directory: Path, database: str, project: str, count: int) -> Non
 
 
 def _insert(tx: Tx, world: World, project: str, start: int, count: int) -> None:
-    ids = [world.ids.uuid() for _ in range(count)]
     began = world.clock.now() - 1_000_000
-    tx.insert_many(
-        server_table,
-        [_server(ids[at], project, start + at, began + start + at) for at in range(count)],
-    )
-    tx.insert_many(
-        instances, [_instance(ids[at], project, began + start + at) for at in range(count)]
-    )
-
-
-def _server(server_id: str, project: str, number: int, at_s: float) -> dict[str, Any]:
-    address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-    return {
-        "id": server_id,
-        "project_id": project,
-        "user_id": "bench",
-        "name": f"bench-{number}",
-        "hostname": f"bench-{number}",
-        "description": None,
-        "image_id": "00000000-0000-0000-0000-000000000000",
-        "image_properties": {},
-        "flavor_id": "1",
-        "flavor": {
-            "original_name": "m1.tiny",
-            "vcpus": 1,
-            "ram": 512,
-            "disk": 1,
-            "ephemeral": 0,
-            "swap": 0,
-            "extra_specs": {},
-        },
-        "key_name": None,
-        "metadata": {"number": str(number)},
-        "tags": [],
-        "user_data": None,
-        "config_drive": False,
-        "disk_config": "MANUAL",
-        "zone": None,
-        "access_ipv4": "",
-        "access_ipv6": "",
-        "is_locked": False,
-        "locked_reason": None,
-        "locked_by_admin": False,
-        "ports": [
-            {
-                "id": server_id,
-                "network_id": server_id,
-                "network_name": "shared",
-                "mac": "fa:16:3e:00:00:00",
-                "mtu": 1500,
-                "addresses": [{"address": address, "version": 4}],
-            }
-        ],
-        "hints": {},
-        "security_groups": ["default"],
-        "reservation_id": "r-bench",
-        "launch_index": 0,
-        "created_at": at_s,
-        "updated_at": at_s,
-        "deleted_at": None,
-        "intent_number": 1,
-        "pending_task_state": None,
-    }
-
-
-def _instance(server_id: str, project: str, at_s: float) -> dict[str, Any]:
-    # On no host: what is measured is the list, and no reconciler should look for a VM.
-    return {
-        "id": server_id,
-        "cell_id": "bench",
-        "project_id": project,
-        "host_id": None,
-        "host_name": None,
-        "zone": "nova",
-        "vm_state": "active",
-        "task_state": None,
-        "power_state": 1,
-        "launched_at": at_s,
-        "terminated_at": None,
-        "fault": None,
-        "applied_intent": 1,
-        "generation": 1,
-        "created_at": at_s,
-        "updated_at": at_s,
-        "request": None,
-        "placement": None,
-    }
+    filled = [
+        BenchServer(
+            id=world.ids.uuid(),
+            project_id=project,
+            cell_id=ONLY_CELL,
+            number=number,
+            created_s=began + number,
+        )
+        for number in range(start, start + count)
+    ]
+    tx.insert_many(server_table, [server_row(server) for server in filled])
+    # Of no change: no parent is there to hear of them.
+    carried = {"cell_id": ONLY_CELL, "change_number": 0, "extra": None}
+    tx.insert_many(instances, [{**instance_row(server), **carried} for server in filled])
 
 
 async def _measure(
