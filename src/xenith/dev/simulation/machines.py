@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from xenith.core.ids import Ids
 from xenith.core.units import MIB
 from xenith.dev.invariants import CLASSES, HostRecords
 from xenith.dev.simulation.process import Life, SimulatedProcess
@@ -56,6 +57,7 @@ class Machine(SimBackend):
             latency_s={name: seconds * slowness for name, seconds in LATENCY_S.items()},
             script=self._misbehave,
         )
+        self.host = name
         #: Share of operations that fail, and that take ``hang_s`` seconds more.
         self.fail_rate = 0.0
         self.hang_rate = 0.0
@@ -89,6 +91,11 @@ class Machine(SimBackend):
         self._domains = {
             uuid: state for uuid, state in self._domains.items() if state == "suspended"
         }
+
+    def any_domain(self, ids: Ids) -> str | None:
+        """Draw a running domain, as its VM's uuid; None when there is none."""
+        running = [uuid for uuid, state in self._domains.items() if state == "running"]
+        return running[ids.below(len(running))] if running else None
 
     def instances(self) -> set[str]:
         """Tell which instances have a domain in memory, whatever the toolstack thinks."""

@@ -22,6 +22,7 @@ from xenith.bus.simulated import SimulatedFabric
 from xenith.cells.topology import CellEntry
 from xenith.compute.operations.context import Seal
 from xenith.compute.operations.flavors import FlavorSpec
+from xenith.compute.records import quotas
 from xenith.compute.records.flavors import flavors
 from xenith.compute.records.hosts import hosts as host_rows
 from xenith.core.errors import XenithError
@@ -66,6 +67,8 @@ class RegionShape(msgspec.Struct, frozen=True, kw_only=True):
     host_memory_mib: int = 512
 
 
+#: Projects whose quota is not the ordinary one.
+UNLIMITED = ("tenant-1", "tenant-2")
 #: What tenants may ask for, as RAM in MiB by the id.
 FLAVORS = {"s": 64, "m": 128, "l": 256}
 
@@ -317,6 +320,7 @@ class Region:
         await root.node.prepare()
         await networks.ensure_demo_network()
         await _ensure_flavors(root)
+        await db.run(_lift_quotas)
         await root.start()
         return root
 
@@ -335,3 +339,9 @@ async def _ensure_flavors(root: Root) -> None:
             await root.service.flavors.create(
                 FlavorSpec(id=flavor_id, name=flavor_id, vcpus=1, ram_mib=ram_mib, root_gib=1)
             )
+
+
+def _lift_quotas(tx: Tx) -> None:
+    limits = {"instances": -1, "cores": -1, "ram": -1}
+    for project_id in UNLIMITED:
+        quotas.set_limits(tx, scope="project", owner=project_id, limits=limits)

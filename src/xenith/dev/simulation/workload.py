@@ -1,0 +1,189 @@
+"""Tenants of a simulated region: they make servers, use them, look at them and delete them.
+
+They ask the root's own operations, as the API's handlers do. What is refused is none of their
+trouble; what was accepted is kept, since it must come to an end that they were promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from xenith.compute.operations.requests import ServerRequest
+from xenith.compute.records.server_lists import ServerFilter
+from xenith.compute.states import TRANSITIONS
+from xenith.core.errors import XenithError
+from xenith.dev.cells import Root
+from xenith.dev.simulation.images import LARGE, SMALL
+from xenith.dev.simulation.owner import ProcessDied
+from xenith.dev.simulation.region import FLAVORS, ZONES, Region
+from xenith.http import Principal
+from xenith.http.paging import Page
+
+T = TypeVar("T")
+
+#: Tenants; each does one thing after the other.
+TENANT_COUNT = 3
+#: Seconds that a tenant waits between two things, on average.
+PAUSE_S = 1.2
+#: Servers that a tenant has before it thinks of deleting some: more than fit, all tenants together.
+SERVERS_ENOUGH = 40
+#: Seconds that a tenant waits for an answer.
+PATIENCE_S = 30.0
+#: Page sizes of lists; most lists need several pages.
+PAGE_LIMITS = (3, 10, 50)
+
+
+class WrongAnswer(Exception):
+    """The API said something that it must never say."""
+
+
+class Workload:
+    """All tenants; ``work`` goes on until it is cancelled."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._tenants = [
+            Tenant(region, f"tenant-{number}", self) for number in range(1, TENANT_COUNT + 1)
+        ]
+        #: Servers whose making was answered with their ids.
+        self.accepted: set[str] = set()
+        #: Servers whose deletion was accepted.
+        self.deleted: set[str] = set()
+        #: What was asked and what came of it, as ``create`` or ``create Conflict``.
+        self.counts: Counter[str] = Counter()
+
+    async def work(self) -> None:
+        """Have all tenants work."""
+        async with asyncio.TaskGroup() as group:
+            for tenant in self._tenants:
+                group.create_task(tenant.work(), name=tenant.name)
+
+
+class Tenant:
+    """One project with one user."""
+
+    def __init__(self, region: Region, name: str, workload: Workload) -> None:
+        self.name = name
+        self._region = region
+        self._ids = region.simulation.ids(name)
+        self._all = workload
+        self._servers: list[str] = []
+        self._who = Principal(
+            user_id=name,
+            user_name=name,
+            user_domain_id="default",
+            roles=frozenset({"member", "reader"}),
+            project_id=name,
+        )
+
+    async def work(self) -> None:
+        """Do one thing after the other."""
+        while True:
+            await asyncio.sleep(2 * PAUSE_S * self._ids.uniform())
+            name, thing = self._choose()
+            await self._try(name, thing)
+
+    def _choose(self) -> tuple[str, Callable[[Root], Awaitable[None]]]:
+        drawn = self._ids.uniform()
+        has_enough = len(self._servers) >= SERVERS_ENOUGH
+        if not self._servers or drawn < (0.15 if has_enough else 0.4):
+            return "create", self._create
+        if drawn < (0.5 if has_enough else 0.55):
+            return "delete", self._delete
+        if drawn < 0.8:
+            return "power", self._power
+        return ("list", self._list) if drawn < 0.93 else ("show", self._show)
+
+    async def _try(self, name: str, thing: Callable[[Root], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._region.call(thing)
+        except XenithError as error:
+            self._all.counts[f"{name} {type(error).__name__}"] += 1
+        except (ProcessDied, TimeoutError):
+            self._all.counts[f"{name} unanswered"] += 1
+        else:
+            self._all.counts[name] += 1
+
+    async def _create(self, root: Root) -> None:
+        ids = self._ids
+        count = 1 + ids.below(3)
+        request = ServerRequest(
+            name="web",
+            image_ref=self._one_of((SMALL.id, LARGE.id)),
+            flavor_ref=self._one_of(tuple(FLAVORS)),
+            min_count=1,
+            max_count=count,
+            zone=self._one_of((*ZONES, "nowhere")) if ids.uniform() < 0.2 else None,
+            config_drive=ids.uniform() < 0.5,
+            hints=self._hints() if ids.uniform() < 0.2 else {},
+        )
+        made = await root.service.servers.create(
+            self._who, request, request_id=root.world.ids.request_id()
+        )
+        self._all.accepted.update(made.ids)
+        self._servers.extend(made.ids)
+        self._region.events.tell("asked for", tenant=self.name, servers=",".join(made.ids))
+
+    def _hints(self) -> dict[str, str | list[str]]:
+        leaves = tuple(place.name for place in self._region.leaves)
+        name = self._one_of(("target_cell", "different_cell", "different_host", "same_host"))
+        if name.endswith("cell"):
+            return {name: self._one_of(leaves)}
+        return {name: [self._any_server()]} if self._servers else {}
+
+    async def _delete(self, root: Root) -> None:
+        server_id = self._any_server()
+        await root.service.servers.delete(
+            self._who, server_id, request_id=root.world.ids.request_id()
+        )
+        self._servers.remove(server_id)
+        self._all.deleted.add(server_id)
+        self._region.events.tell("deleted", tenant=self.name, server=server_id)
+
+    async def _power(self, root: Root) -> None:
+        server_id = self._any_server()
+        transition = self._one_of(tuple(TRANSITIONS))
+        await root.service.actions.power(
+            self._who, server_id, transition, request_id=root.world.ids.request_id()
+        )
+        self._region.events.tell(transition, tenant=self.name, server=server_id)
+
+    async def _show(self, root: Root) -> None:
+        server_id = self._any_server()
+        view = await root.service.servers.show(self._who, server_id)
+        if view.server.id != server_id:
+            raise WrongAnswer(f"server {view.server.id} was shown for {server_id}")
+
+    async def _list(self, root: Root) -> None:
+        """Read a list page by page."""
+        wanted = ServerFilter(
+            project_id=self.name,
+            statuses=self._one_of((None, None, ("ACTIVE",), ("ERROR", "BUILD"))),
+        )
+        limit = self._one_of(PAGE_LIMITS)
+        sort = (("created_at", True), ("id", True))
+        seen: list[tuple[float, str]] = []
+        marker = None
+        while True:
+            page = Page(limit=limit, marker=marker, sort=sort)
+            found = await root.service.servers.list(wanted, page)
+            for view in found[:limit]:
+                if view.server.project_id != self.name:
+                    raise WrongAnswer(f"{self.name} was shown a server of {view.server.project_id}")
+                seen.append((view.server.created_at, view.server.id))
+            if len(found) <= limit:
+                break
+            marker = found[limit - 1].server.id
+            await root.world.clock.sleep(0.1)
+        if seen != sorted(set(seen), reverse=True):
+            raise WrongAnswer(f"a list in pages of {limit} is not in order: {seen}")
+
+    def _any_server(self) -> str:
+        return self._one_of(tuple(self._servers))
+
+    def _one_of(self, choices: tuple[T, ...]) -> T:
+        return choices[self._ids.below(len(choices))]
