@@ -290,6 +290,7 @@ class Node:
             self._leaving[peer] = self.children.pop(peer)
             self._tasks.start("farewell", self._part(self._leaving[peer]))
             self.chooser.forget(peer)
+            await self._take_all_back(peer)
         for peer in [peer for peer in self.parents if peer not in wanted_parents]:
             await self.parents.pop(peer).stop()
         self.chooser.own_names = self._own_names()
@@ -309,6 +310,26 @@ class Node:
                 await self.parents[peer].start()
         self._followed = version
         self._has_followed.set()
+
+    async def _take_all_back(self, peer: CellId) -> None:
+        """Decide anew what was given to a cell that is no child any more."""
+        after = 0
+        while opened := await self.db.read(rows.list_open_at, peer, after=after):
+            await self.db.run(self._take_back, [row.hop_id for row in opened])
+            after = opened[-1].sequence
+        self.wake()
+
+    def _take_back(self, tx: Tx, hop_ids: Sequence[str]) -> None:
+        for hop in hop_ids:
+            row = tx.find(rows.intents, hop_id=hop)
+            if row is None or row.closed_at is not None:
+                continue
+            gone = Verdict(id=row.id, answer=NO, detail=f"cell {row.next_hop} was taken out")
+            if row.kind == FENCE:
+                # What it may hold of the build was never confirmed, and never will be.
+                rows.close(tx, row, gone)
+            else:
+                rows.take_back(tx, row, gone)
 
     async def _part(self, child: ChildLink) -> None:
         """Tell a cell that is no child any more: who its parents are now, nobody else can."""
@@ -603,6 +624,7 @@ class Node:
         for row in rows.list_open_builds(tx, subject):
             if row.next_hop is not None:
                 self._send_fence(tx, row)
+            self._unreserve(tx, row.id)
             rows.close(tx, row, _no(intent_of(row), "It was deleted."))
             self._note_build(tx, "build withdrawn", row.id, subject, child=row.next_hop)
 
@@ -799,6 +821,16 @@ class Node:
                 self._finish(tx, row, verdict)
         return heard
 
+    def _unreserve(self, tx: Tx, intent_id: str) -> None:
+        """Give back what is reserved at a child for a build that it will not make."""
+
+        def follow() -> None:
+            reservation = self._reservations.pop(intent_id, None)
+            if reservation is not None:
+                self.chooser.refused(reservation)
+
+        tx.on_commit(follow)
+
     # -- fences
 
     def _send_fence(self, tx: Tx, row: Row) -> None:
@@ -834,6 +866,7 @@ class Node:
             return Verdict(id=intent.id, answer=DONE)
         verdict = verdict_of(known)
         if verdict is None or verdict.answer == YES:
+            self._unreserve(tx, build)
             rows.close(tx, known, said)
             if known.next_hop is not None:
                 self._send_fence(tx, known)
@@ -873,7 +906,6 @@ class Node:
                 # Chosen only to see whether there is one; the pump chooses anew.
                 self.chooser.refused(choice.reservation_id)
                 await self.db.run(self._move, row.id, row.hop_id, reason)
-                self._reservations.pop(row.id, None)
                 self.wake()
 
     def _move(self, tx: Tx, intent_id: str, gone_as: str, reason: Verdict) -> None:
@@ -881,6 +913,7 @@ class Node:
         if row is None or row.closed_at is not None or row.hop_id != gone_as:
             return
         self._send_fence(tx, row)
+        self._unreserve(tx, row.id)
         rows.take_back(tx, row, reason)
         tx.on_commit(self._count_move)
         self._note_build(
@@ -904,6 +937,7 @@ class Node:
                 continue
             if row.next_hop is not None:
                 self._send_fence(tx, row)
+            self._unreserve(tx, row.id)
             told = "; ".join(str(each["detail"] or each["reason"]) for each in row.tried)
             self._note_build(tx, "build overdue", row.id, row.subject, child=row.next_hop)
             verdict = Verdict(

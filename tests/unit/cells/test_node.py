@@ -773,3 +773,26 @@ def test_an_answered_intent_says_the_same_from_its_row(nodes):
 
 def test_an_unopened_message_of_intents_holds_what_was_asked(nodes):
     assert Intents([build()]).items[0].params == {"what": 1}
+
+
+def test_what_a_cell_was_asked_that_is_taken_out_is_decided_anew(nodes):
+    from xenith.cells import topology as documents
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, {"api": (), "c1": ("api",), "c2": ("api",)}) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.wish("a")
+            owner = (await tree.reaches("a", "owned")).cell_id
+            other = {"c1": "c2", "c2": "c1"}[owner]
+            await tree.settle()
+            await tree.stop(owner)
+            await tree.order("a", "set", value="late")
+            await tree.order("a", "delete")
+            root = tree.nodes["api"]
+            await root.publish(documents.without_cell(root.topology, owner))
+            await tree.reaches("a", "gone")
+            await tree.wish("b")
+            assert (await tree.reaches("b", "owned")).cell_id == other
+
+    nodes.play(scenario)
