@@ -58,6 +58,7 @@ class HostRecords:
     objects: Mapping[str, Objects]
 
     def of(self, class_name: str) -> Objects:
+        """Give the objects of a class."""
         return self.objects[class_name]
 
 
