@@ -16,6 +16,7 @@ import msgspec
 from xenith.cells import joining
 from xenith.cells import topology as documents
 from xenith.cells.keys import CellKey, PublicKey
+from xenith.cells.node import Node
 from xenith.cells.topology import Topology
 from xenith.core.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from xenith.core.ids import CellId
@@ -60,7 +61,10 @@ class CellProcess:
         self.directory = Path(settings.data).absolute()
         self.watch = LoopWatch(self.world)
         self._ends = contextlib.AsyncExitStack()
+        #: Once it has started.
         self.cell: Cell | None = None
+        #: Known before that: what it reads of its rows is what its links go by.
+        self._node: Node | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -112,6 +116,7 @@ class CellProcess:
             seal=keys.open_seal(self.directory),
             images=None if role == "router" else images,
         )
+        self._node = cell.node
         await cell.node.prepare()
         if cell.compute is not None:
             for host in await hosts.start():
@@ -146,7 +151,7 @@ class CellProcess:
             )
 
     def _topology(self) -> Topology:
-        return self._first if self.cell is None else self.cell.node.topology
+        return self._first if self._node is None else self._node.topology
 
 
 def _role(settings: Settings, *, joined_as: str) -> str:

@@ -112,11 +112,20 @@ class Rabbit:
             tls_ca=tls.ca,
         )
 
+    @property
+    def admin_url(self) -> str:
+        """Where it is managed."""
+        return f"https://{HOST}:{self._prepare()[0]['management']}"
+
+    @property
+    def ca_path(self) -> Path:
+        """The file of the certificate that its own comes from."""
+        return self._prepare()[1].ca_path
+
     def admin(self) -> BrokerAdmin:
         """Give its owner's hold on accounts; the caller closes it."""
-        ports, tls, password = self._prepare()
-        url = f"https://{HOST}:{ports['management']}"
-        return BrokerAdmin(url, user=OWNER, password=password, tls_ca=tls.ca)
+        _, tls, password = self._prepare()
+        return BrokerAdmin(self.admin_url, user=OWNER, password=password, tls_ca=tls.ca)
 
     def log_tail(self, byte_count: int = 2000) -> str:
         """Give the end of what it logged, for who asks why it did not start."""
