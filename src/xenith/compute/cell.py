@@ -45,6 +45,8 @@ _log = logger("compute.cell")
 
 #: Requests of builds in flight that are kept in memory, so that a step does not read them again.
 REQUESTS_KEPT_MAX = 2000
+#: Seconds until what a database that was away did not take is written again.
+WRITE_AGAIN_S = 1.0
 
 
 class _Reserved(msgspec.Struct, frozen=True):
@@ -472,7 +474,15 @@ class ComputeCell:
 
     def _on_power(self, host_id: str, instance_id: str, power: str) -> None:
         """Hear that a VM changed by itself, or as a saga told it to."""
-        self._tasks.start("power", self.keep_power(host_id, instance_id, power))
+        self._tasks.start("power", self._hear_power(host_id, instance_id, power))
+
+    async def _hear_power(self, host_id: str, instance_id: str, power: str) -> None:
+        try:
+            await self.keep_power(host_id, instance_id, power)
+        except Unavailable as error:
+            # By the time that the database is back this may be old: the host is asked again.
+            _log.warning("power not written", instance=instance_id, error=str(error))
+            self._loop.wake(PowerReconciler.name)
 
     async def keep_power(self, host_id: str, instance_id: str, power: str) -> None:
         """Write a power state that a host told, if it is news."""
@@ -492,10 +502,21 @@ class ComputeCell:
         self._loop.wake(LeftoverReconciler.name)
 
     def _on_down(self, host_id: str) -> None:
-        self._tasks.start("facts", self.hosts.keep_facts(host_id))
+        self._tasks.start("facts", self._keep_facts(host_id))
+
+    async def _keep_facts(self, host_id: str) -> None:
+        """Write what is known of a host, once the database takes it: nobody else will."""
+        while True:
+            try:
+                await self.hosts.keep_facts(host_id)
+            except Unavailable as error:
+                _log.warning("host's facts not written", host=host_id, error=str(error))
+                await self.world.clock.sleep(WRITE_AGAIN_S)
+            else:
+                return
 
     def _on_up(self, host_id: str) -> None:
-        self._tasks.start("facts", self.hosts.keep_facts(host_id))
+        self._tasks.start("facts", self._keep_facts(host_id))
         self.clean_later()
         self._loop.wake(PowerReconciler.name)
 

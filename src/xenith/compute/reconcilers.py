@@ -87,7 +87,11 @@ class PowerReconciler:
         self._cell = cell
 
     async def activate(self) -> Mapping[str, int]:
-        """Compare every host that is up."""
+        """Compare every host that is up.
+
+        Raises:
+            Unavailable: the database is away; it is tried again soon.
+        """
         counts = await asyncio.gather(*(self._compare(driver) for driver in _up(self._cell)))
         return {"written": sum(counts)}
 
@@ -95,18 +99,25 @@ class PowerReconciler:
         host_id = driver.address.id
         try:
             found = await driver.list_instances()
-            rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=host_id))
-            changed, missing = plan_power(found, rows)
-            for instance_id, power in changed.items():
-                await self._cell.keep_power(host_id, instance_id, power)
-            for instance_id in missing:
-                # It may have come since the list was made.
-                if await driver.power_state(instance_id) is None:
-                    await self._cell.db.run(_write_missing, instance_id, host_id)
         except XenithError as error:
             _log.warning("host not compared", host=driver.address.name, error=str(error))
             return 0
+        rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=host_id))
+        changed, missing = plan_power(found, rows)
+        for instance_id, power in changed.items():
+            await self._cell.keep_power(host_id, instance_id, power)
+        for instance_id in missing:
+            if await self._is_gone(driver, instance_id):
+                await self._cell.db.run(_write_missing, instance_id, host_id)
         return len(changed) + len(missing)
+
+    async def _is_gone(self, driver: HostDriver, instance_id: str) -> bool:
+        """Ask again: it may have come since the list was made."""
+        try:
+            return await driver.power_state(instance_id) is None
+        except XenithError as error:
+            _log.warning("host not compared", host=driver.address.name, error=str(error))
+            return False
 
 
 class ClaimReconciler:
