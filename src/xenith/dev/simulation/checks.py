@@ -252,7 +252,16 @@ async def _find_wrong_rows(region: Region) -> list[str]:
         assert compute is not None, "a leaf has hosts"
         _, own = leaves[place.id]
         found += find_in_table(own["hosts"], own["allocations"], compute.hosts.table)
+        found += [
+            f"host {row.name} is {_up(row.is_up)} in the rows, and {_up(driver.is_up)}"
+            for host_id, driver in compute.hosts.drivers.items()
+            if (row := own["hosts"][host_id]).is_up != driver.is_up
+        ]
     return found
+
+
+def _up(is_up: bool) -> str:
+    return "up" if is_up else "down"
 
 
 def _find_broken_promises(tx: Tx, workload: Workload) -> list[str]:
