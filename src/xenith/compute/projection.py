@@ -12,10 +12,14 @@ from xenith.compute.records import quotas
 from xenith.compute.records.servers import servers
 from xenith.db import Row, Tx
 
+#: What an instance may be whose VM was started. Of one that has been stopped since, it may never be
+#: told that it was active: only the last of its changes goes up.
+_HAVING_VM = frozenset(("active", "stopped", "paused", "suspended"))
+
 
 def apply_change(tx: Tx, networks: Networking, instance: Row) -> None:
     """Follow a change of an instance. Transaction function."""
-    if instance.vm_state not in ("deleted", "active"):
+    if instance.vm_state != "deleted" and instance.vm_state not in _HAVING_VM:
         return
     server = tx.find(servers, id=instance.id)
     if server is None or server.deleted_at is not None or server.cell_id != instance.cell_id:
@@ -23,7 +27,7 @@ def apply_change(tx: Tx, networks: Networking, instance: Row) -> None:
         return
     if instance.vm_state == "deleted":
         end_server(tx, networks, server, now_s=instance.terminated_at)
-    elif instance.vm_state == "active" and instance.host_name is not None:
+    elif instance.host_name is not None:
         networks.bind_ports(tx, instance_id=instance.id, host=instance.host_name)
 
 
