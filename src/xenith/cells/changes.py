@@ -215,6 +215,19 @@ class Changes:
 
     # -- the receiver's side
 
+    def find_flaw(self, batch: Batch) -> str:
+        """Say what is wrong with a batch as such, whatever this cell knows; empty when nothing."""
+        if not (batch.epoch >= 1 and 0 <= batch.after <= batch.to <= batch.head):
+            return "it goes backwards"
+        for kind, packed in batch.rows:
+            number = packed.get("change_number")
+            if not isinstance(number, int) or not batch.after < number <= batch.to:
+                return "a row's number is not of the batch"
+            each = self._tables.get(kind)
+            if each is not None and any(packed.get(name) is None for name in each.keys):
+                return "a row has no key"
+        return ""
+
     def apply(self, tx: Tx, batch: Batch) -> Place:
         """Take a batch over, if it begins where this cell stands; tell where it stands then.
 

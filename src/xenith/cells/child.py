@@ -321,10 +321,12 @@ class ChildLink:
         below = self._node.topology.descendants(self.peer) | {self.peer}
         good = []
         for batch in group:
-            if batch.origin in below:
-                good.append(batch)
-            else:
+            if batch.origin not in below:
                 self.link.refuse("not_its_own", origin=batch.origin)
+            elif flaw := self._node.changes.find_flaw(batch):
+                self.link.refuse("flawed_changes", origin=batch.origin, flaw=flaw)
+            else:
+                good.append(batch)
         if not good:
             return
         places = await self._node.db.run(self._apply, good)

@@ -966,10 +966,14 @@ class Node:
         )
 
     def knows_capacity(self) -> bool:
-        """Tell whether what is free below has been heard, or was waited for long enough."""
-        if self.is_leaf or self.world.clock.monotonic() - self._began_s > FIRST_DIGESTS_S:
+        """Tell whether what is free below has been heard, or was waited for long enough.
+
+        While no child has told anything nothing is known, however long that takes.
+        """
+        heard = [child.has_told_capacity for child in self.children.values()]
+        if self.is_leaf or all(heard):
             return True
-        return all(child.has_told_capacity for child in self.children.values())
+        return any(heard) and self.world.clock.monotonic() - self._began_s > FIRST_DIGESTS_S
 
     async def places(self) -> dict[str, Place]:
         """Tell how far this cell knows each origin; what has changed since then is read."""

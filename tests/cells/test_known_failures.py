@@ -1,0 +1,219 @@
+"""What older designs of cells failed at, held against real nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+
+import pytest
+
+from xenith.bus import MemoryBus
+from xenith.cells.intents import DELETE
+from xenith.cells.link import Link
+from xenith.cells.messages import Hello, Ping
+from xenith.core.ids import CellId
+
+TWO = {"api": (), "c1": ("api",), "c2": ("api",)}
+DEEP = {"api": (), "r1": ("api",), "c1": ("r1",), "c2": ("r1",)}
+
+
+def test_fifteen_builds_fit_cells_with_twelve_and_ten_slots_though_no_digest_comes(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, TWO, slots={"c1": 12, "c2": 10}) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.air.loses = lambda spoken: bool({"capacity", "capacity_delta"} & set(spoken.kinds))
+            for number in range(15):
+                await tree.wish(f"t{number}")
+            for number in range(15):
+                await tree.reaches(f"t{number}", "owned", timeout_s=20)
+            held = [tree.nodes[name].executor.held for name in tree.leaves]
+            assert sum(map(len, held)) == 15
+            await tree.settle()
+            assert len(await tree.rows("api", begun=1)) == 15
+
+    nodes.play(scenario)
+
+
+def count_frames(nodes):
+    """Count the frames from a wish until it is settled, when nothing goes wrong."""
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            before = tree.air.count
+            await tree.wish("a")
+            await tree.reaches("a", "owned")
+            await tree.settle()
+            return tree.air.count - before
+
+    return nodes.play(scenario)
+
+
+@pytest.mark.slow
+def test_a_delete_at_every_moment_of_a_build_leaves_nothing(nodes):
+    async def scenario(simulation, moment):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            stopped_at = tree.air.count + moment
+            tree.air.loses = lambda _: tree.air.count > stopped_at
+            await tree.wish("a")
+            await tree.until(lambda: tree.air.count > stopped_at, timeout_s=60)
+            await tree.order("a", DELETE)
+            await asyncio.sleep(0.5)
+            tree.air.loses = lambda _: False
+            await tree.settle()
+            assert (await tree.wished("a")).state == "gone"
+            for name in tree.leaves:
+                assert tree.nodes[name].executor.held == set()
+                assert all(row.is_gone for row in await tree.rows(name))
+
+    frames = count_frames(nodes)
+    assert frames > 8
+    for moment in range(frames + 1):
+        nodes.play(lambda simulation, moment=moment: scenario(simulation, moment))
+
+
+@pytest.mark.parametrize("named", ["c2", "nobody", "r1"])
+def test_what_the_root_looks_for_in_the_wrong_cell_can_still_be_deleted(nodes, named):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.nodes["c2"].executor.slots = 0
+            await tree.wish("a")
+            await tree.reaches("a", "owned")
+            await tree.settle()
+            await tree.databases["api"].run(
+                lambda tx: tx.update(nodes.wishes, {"id": "a"}, cell_id=named)
+            )
+            await tree.order("a", DELETE)
+            gone = await tree.reaches("a", "gone", timeout_s=30)
+            assert gone.heard[-1][0] == DELETE
+            assert gone.heard[-1][2] in {"absent", "no"}, "the origin is told, and looks elsewhere"
+            await tree.settle()
+
+    nodes.play(scenario)
+
+
+@pytest.mark.parametrize("order", [("api", "r1", "c1", "c2"), ("c2", "c1", "r1", "api")])
+def test_cells_start_while_every_neighbour_is_away(nodes, order):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            for name in order:
+                await tree.start(name)
+                if name == "api":
+                    await tree.wish("a")
+                # Less than a router waits for a cell below it before it says no.
+                await asyncio.sleep(9)
+            owned = await tree.reaches("a", "owned", timeout_s=30)
+            await tree.settle()
+            assert (await tree.thing(owned.cell_id, "a", at="api")).begun == 1
+
+    nodes.play(scenario)
+
+
+def rows_of(spoken):
+    return sum(len(message["rows"]) for message in spoken.messages if message["type"] == "changes")
+
+
+def test_ten_thousand_changes_of_one_row_cost_one_record_when_the_parent_is_back(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.stop("r1")
+            for number in range(10_000):
+                await tree.write("c1", "a", value=str(number))
+            sent = []
+            tree.air.listeners.append(lambda spoken: sent.append((spoken.sender, rows_of(spoken))))
+            await tree.start("r1")
+            await tree.settle()
+            assert sum(count for sender, count in sent if sender == "c1") == 1
+            assert sum(count for sender, count in sent if sender == "r1") == 1
+            assert (await tree.thing("c1", "a", at="api")).value == "9999"
+
+    nodes.play(scenario)
+
+
+def test_a_flood_of_changes_while_the_parent_is_there_costs_a_bounded_number(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            sent = []
+            tree.air.listeners.append(lambda spoken: sent.append((spoken.sender, rows_of(spoken))))
+            for second in range(10):
+                for number in range(1000):
+                    await tree.write("c1", "a", value=f"{second} {number}")
+                    await asyncio.sleep(0.001)
+            await tree.settle()
+            of_leaf = sum(count for sender, count in sent if sender == "c1")
+            # At most one for each turn of the batches' delay, in ten seconds and a little.
+            assert 1 <= of_leaf <= 10 / 0.05 + 10
+            assert (await tree.thing("c1", "a", at="api")).value == "9 999"
+
+    nodes.play(scenario)
+
+
+@pytest.mark.slow
+def test_memory_and_tasks_are_flat_over_very_many_messages(nodes, record_property):
+    """Half a million messages; the bus and both links hold no more after them than before."""
+    total, part = 500_000, 2_000
+
+    async def scenario(simulation):
+        world = simulation.world("here", skew_s=0.0, drift=0.0)
+        bus = MemoryBus(world.clock)
+        tree = nodes.Tree(simulation, {"api": (), "c1": ("api",)})
+        heard = 0
+
+        async def hear(group):
+            nonlocal heard
+            heard += len(group)
+
+        async def hello():
+            return Hello()
+
+        async def opened(_hello):
+            return None
+
+        def end(own, peer):
+            return Link(
+                world,
+                bus,
+                key=tree.keys[own],
+                own=CellId(own),
+                peer=CellId(peer),
+                topology=lambda: tree.topology,
+                hello=hello,
+                on_open=opened,
+                handlers={Ping: hear},
+            )
+
+        up, down = end("api", "c1"), end("c1", "api")
+        await up.start()
+        await down.start()
+        await asyncio.sleep(2)
+        sizes, tasks = [], set()
+        tracemalloc.start()
+        for number in range(total // part):
+            for each in range(part):
+                assert up.post(Ping(each))
+            await asyncio.sleep(0.05)
+            tasks.add(len(asyncio.all_tasks()))
+            if number in (20, total // part - 1):
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        await up.stop()
+        await down.stop()
+        assert heard == total
+        record_property("traced bytes after 42,000 messages and at the end", sizes)
+        assert abs(sizes[1] - sizes[0]) < 100_000
+        assert len(tasks) == 1
+        assert up.counts["no_credit"] == down.counts["overflow"] == 0
+
+    nodes.play(scenario)
