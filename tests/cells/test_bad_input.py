@@ -30,6 +30,9 @@ from xenith.cells.messages import (
 from xenith.cells.topology import Topology, with_state, without_key
 from xenith.core.ids import CellId
 
+#: Each takes a tree from its start to a build after it, up to half a second.
+pytestmark = pytest.mark.slow
+
 DEEP = {"api": (), "r1": ("api",), "c1": ("r1",), "c2": ("r1",), "c3": ("api",)}
 
 

@@ -99,6 +99,7 @@ def test_what_the_root_looks_for_in_the_wrong_cell_can_still_be_deleted(nodes, n
     nodes.play(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("api", "r1", "c1", "c2"), ("c2", "c1", "r1", "api")])
 def test_cells_start_while_every_neighbour_is_away(nodes, order):
     async def scenario(simulation):
@@ -120,6 +121,7 @@ def rows_of(spoken):
     return sum(len(message["rows"]) for message in spoken.messages if message["type"] == "changes")
 
 
+@pytest.mark.slow
 def test_ten_thousand_changes_of_one_row_cost_one_record_when_the_parent_is_back(nodes):
     async def scenario(simulation):
         async with nodes.Tree(simulation, DEEP) as tree:
@@ -139,6 +141,7 @@ def test_ten_thousand_changes_of_one_row_cost_one_record_when_the_parent_is_back
     nodes.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_flood_of_changes_while_the_parent_is_there_costs_a_bounded_number(nodes):
     async def scenario(simulation):
         async with nodes.Tree(simulation, DEEP) as tree:

@@ -604,6 +604,7 @@ def test_a_verdict_that_the_origin_cannot_take_does_not_hold_up_the_others(nodes
 # -- orders of one subject
 
 
+@pytest.mark.slow
 def test_orders_of_one_subject_are_done_in_their_order_whatever_is_lost(nodes):
     async def work(tree):
         await tree.wish("a")

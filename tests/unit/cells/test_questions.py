@@ -139,6 +139,7 @@ def test_no_more_questions_are_passed_on_or_answered_than_the_limit(nodes, monke
     on_a_tree(nodes, work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, float("nan"), -1.0])
 def test_nobody_is_waited_for_without_end(nodes, timeout_s):
     async def work(tree, api):
