@@ -133,22 +133,16 @@ class ComputeOrigin:
 
     def _delete_elsewhere(self, tx: Tx, server: Row, intent: Intent) -> None:
         """Delete a server in the cell that does have it; where none has, it is gone."""
-        asked = intent.target
-        statement = sa.select(instances.c.cell_id).where(
-            instances.c.id == server.id,
-            instances.c.cell_id != asked,
-            instances.c.vm_state != "deleted",
-        )
-        found = tx.first(statement)
-        if found is not None:
-            _log.warning("server is elsewhere", server=server.id, named=asked, cell=found.cell_id)
-            tx.update(servers, {"id": server.id}, cell_id=found.cell_id)
+        elsewhere = self._find_elsewhere(tx, server, intent.target)
+        if elsewhere is not None:
+            _log.info("server is elsewhere", server=server.id, named=intent.target, cell=elsewhere)
+            tx.update(servers, {"id": server.id}, cell_id=elsewhere)
             self._context().node.send(
                 tx,
                 subject=server.id,
                 number=intent.number,
                 kind=kinds.DELETE,
-                target=found.cell_id,
+                target=elsewhere,
                 params=intent.params,
                 principal=intent.principal,
                 request_id=intent.request_id,
@@ -166,6 +160,19 @@ class ComputeOrigin:
             started_s=intent.created_at,
             now_s=now,
         )
+
+    def _find_elsewhere(self, tx: Tx, server: Row, asked: str) -> str | None:
+        """Find the cell that has a server, other than the one that was asked and has it not."""
+        if server.cell_id is not None and server.cell_id != asked:
+            # It accepted the build while the delete was on its way; its rows may still come.
+            return str(server.cell_id)
+        statement = sa.select(instances.c.cell_id).where(
+            instances.c.id == server.id,
+            instances.c.cell_id != asked,
+            instances.c.vm_state != "deleted",
+        )
+        found = tx.first(statement)
+        return None if found is None else str(found.cell_id)
 
     def _refuse(self, tx: Tx, server: Row, intent: Intent, verdict: Verdict) -> None:
         """Have an action end that the server's cell did not do."""
