@@ -24,6 +24,8 @@ import sqlalchemy as sa
 from xenith.core.ids import CellId
 from xenith.db import CELL, Flag, Row, Tx
 
+#: Bytes of one batch's rows, half of what a message may have; one row alone is far smaller.
+BATCH_BYTES_MAX = 512 * 1024
 #: Rows of one batch; with rows of about a kilobyte a batch stays far below a message's limit.
 BATCH_ROWS_MAX = 200
 #: Buckets that the rows of one origin are compared in.
@@ -33,6 +35,8 @@ TOPIC = "cells.changes"
 
 #: Rows that were not sent again since the epoch began; what is left of them at its end goes.
 _STALE = -1
+
+_encode = msgspec.msgpack.Encoder().encode
 
 cell_self = sa.Table(
     "cell_self",
@@ -198,13 +202,27 @@ class Changes:
         found.sort(key=lambda one: one[0])
         if len(found) > BATCH_ROWS_MAX:
             to = min(to, found[BATCH_ROWS_MAX - 1][0])
+        packed: list[tuple[str, dict[str, Any]]] = []
+        room = BATCH_BYTES_MAX
+        last = after
+        for number, kind, row in found:
+            if number > to:
+                break
+            one = self._packed(kind, row)
+            room -= len(_encode(one))
+            if room < 0 and packed and number > last:
+                # What is left goes in the next one.
+                to = last
+                break
+            packed.append((kind, one))
+            last = number
         return Batch(
             origin=origin,
             epoch=place.epoch,
             after=after,
             to=max(to, after),
             head=place.number,
-            rows=[(kind, self._packed(kind, row)) for number, kind, row in found if number <= to],
+            rows=packed,
         )
 
     def _packed(self, kind: str, row: Row) -> dict[str, Any]:

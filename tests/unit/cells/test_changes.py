@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from xenith.cells import changes as module
 from xenith.cells.changes import (
+    BATCH_BYTES_MAX,
     BATCH_ROWS_MAX,
     BUCKETS,
     Batch,
@@ -185,6 +186,19 @@ async def test_rows_of_one_change_in_two_kinds_are_never_parted(leaf, root):
     assert numbers.count(batch.to) == 2
     await carry(leaf, root)
     assert await root.hashes() == await leaf.hashes()
+
+
+async def test_long_rows_go_in_more_batches_that_each_fit_a_message(leaf, root):
+    for number in range(12):
+        await leaf.write(f"long-{number:02}", value="x" * 100_000)
+    batches, after = [], 0
+    while (batch := await leaf.batch(after=after)).to > after:
+        batches.append(batch)
+        assert (await root.apply(batch)).number == batch.to
+        after = batch.to
+    assert len(batches) > 1
+    assert all(len(msgspec.msgpack.encode(each)) < BATCH_BYTES_MAX + 200_000 for each in batches)
+    assert len(await root.things()) == 12
 
 
 async def test_a_batch_after_all_is_empty_and_goes_no_further(leaf):
