@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from xenith.cells.changes import Batch
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 
@@ -28,6 +29,14 @@ async def test_a_delete_without_a_target_follows_the_server_to_the_cell_that_jus
         async def rest() -> int:
             return 0
 
+        async def lose(_group: Any) -> None:
+            return None
+
+        # Nor have the cell's rows come up yet.
+        handlers = [each.link._handlers for each in node.children.values()]
+        changes = [each.pop(Batch) for each in handlers]
+        for each in handlers:
+            each[Batch] = lose
         node.hear = hold
         request = tree_of_cells.ServerRequest(
             name="web", image_ref=tree_of_cells.IMAGE_ID, flavor_ref=tree_of_cells.MICRO, nics=()
@@ -49,7 +58,9 @@ async def test_a_delete_without_a_target_follows_the_server_to_the_cell_that_jus
         server = await tree.root.db.read(lambda tx: tx.get(servers, id=server_id))
         assert server.cell_id == child
         node.pump_once = pump_once
-        node.wake()
+        await node.pump_once()
+        for each, handler in zip(handlers, changes, strict=True):
+            each[Batch] = handler
 
         async def is_gone() -> bool:
             server = await tree.root.db.read(lambda tx: tx.get(servers, id=server_id))
