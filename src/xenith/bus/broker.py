@@ -105,6 +105,12 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+class _User(msgspec.Struct, frozen=True):
+    """An account, as the management tells of it; the rest is not looked at."""
+
+    name: str
+
+
 class BrokerAdmin:
     """Makes and removes accounts and queues over the management API."""
 
@@ -152,6 +158,14 @@ class BrokerAdmin:
             user, virtual_host, configure=_NOTHING, write=_any_of(exchanges), read=_any_of(queues)
         )
 
+    async def list_accounts(self) -> list[str]:
+        """List the names of all accounts, of the owner and others too."""
+        found = await self._call("GET", "users")
+        try:
+            return [each.name for each in msgspec.json.decode(found, type=list[_User])]
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"the broker's accounts cannot be read: {error}") from error
+
     async def remove_account(self, user: str) -> None:
         """Remove an account and end its connections; nothing when it is not there."""
         await self._call("DELETE", "users", user)
@@ -167,18 +181,18 @@ class BrokerAdmin:
         rights = {"configure": configure, "write": write, "read": read}
         await self._call("PUT", "permissions", virtual_host, user, body=rights)
 
-    async def _call(self, method: str, *path: str, body: dict[str, Any] | None = None) -> None:
+    async def _call(self, method: str, *path: str, body: dict[str, Any] | None = None) -> bytes:
         url = "/api/" + "/".join(quote(part, safe="") for part in path)
         try:
-            answer = await self._client.request(method, url, json={} if body is None else body)
+            sent = None if method == "GET" else body or {}
+            answer = await self._client.request(method, url, json=sent)
         except httpx2.HTTPError as error:
             raise Unavailable(f"the broker's management does not answer: {error!r}") from error
-        if answer.status_code == 404 and method == "DELETE":
-            return
-        if answer.is_error:
+        if answer.is_error and (answer.status_code, method) != (404, "DELETE"):
             raise Unavailable(
                 f"the broker refused {method} {url}: {answer.status_code} {answer.text[:200]}"
             )
+        return answer.content
 
 
 def _any_of(names: list[str]) -> str:

@@ -125,6 +125,8 @@ class Cloud:
                     zone=self.context.default_zone,
                 )
         await self.cell.start()
+        if self._buses is not None:
+            self._buses.start()
         self._recounts.start()
         self.watch.start()
         self._has_started = True

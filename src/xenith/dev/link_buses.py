@@ -3,7 +3,8 @@
 A link is on the child's broker, where its two topics are: the child reaches it as the broker's
 owner, the parent with an account that may publish to one of them and read the other, and no more.
 The account's password follows from the keys of both cells, so it is sent nowhere and kept nowhere.
-What goes wrong at one broker is felt by its cell alone.
+What goes wrong at one broker is felt by its cell alone. Each side has one connection: the child one
+to its own broker for all its parents, a parent one to the broker of each child.
 """
 
 from __future__ import annotations
@@ -29,15 +30,24 @@ from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
 
 if TYPE_CHECKING:
+    from xenith.bus.amqp import AmqpBus
     from xenith.bus.broker import BrokerAdmin
+
+#: A child, and the address and the certificate of its broker.
+_Place = tuple[CellId, str, bytes]
 
 _log = logger("dev.links")
 
-#: Seconds between looks whether the accounts of all parents are there.
+#: Seconds between looks at the accounts: a broker that was made anew has none.
 ACCOUNTS_PERIOD_S = 60.0
 ACCOUNTS_RETRY_S = 3.0
+#: Seconds for which the connection to a former child is kept, so that it can be told: its parent
+#: tries for ten minutes.
+UNUSED_S = 660.0
 #: Source: RFC 5672's registration; TLS is the rule.
 _PORTS = {"amqp": 5672, "amqps": 5671}
+#: Where nothing goes over a wire.
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class OwnBroker(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,19 +80,29 @@ def read_broker(url: str, *, password: str, ca: bytes | None, admin_url: str) ->
     Raises:
         Invalid: it is no such address.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname or parts.password is not None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        is_address = parts.scheme in _PORTS and parts.password is None
+    except ValueError:
+        is_address = False
+    if not is_address or not parts.hostname:
         raise Invalid(
             "the broker's address is not amqps://USER@HOST[:PORT][/VHOST]; its password belongs "
             "in XENITH_BROKER_PASSWORD"
         )
+    is_secret = parts.scheme == "amqps"
+    if is_secret and not ca:
+        raise Invalid("of a broker with TLS the certificate is needed: give --broker-ca FILE")
+    if not is_secret and parts.hostname not in LOOPBACK_NAMES:
+        raise Invalid("a broker on another machine is reached with TLS: amqps://")
     address = AmqpAddress(
         host=parts.hostname,
-        port=parts.port or _PORTS[parts.scheme],
+        port=port or _PORTS[parts.scheme],
         user=unquote(parts.username or "xenith"),
         password=password,
         virtual_host=unquote(parts.path.lstrip("/")) or "/",
-        tls_ca=ca if parts.scheme == "amqps" else None,
+        tls_ca=ca if is_secret else None,
     )
     return OwnBroker(address=address, admin_url=admin_url)
 
@@ -91,10 +111,15 @@ def own_broker(settings: Settings) -> OwnBroker | None:
     """Read the settings of the cell's own broker; None when it has none.
 
     Raises:
-        Invalid: they are no address, or the certificate cannot be read.
+        Invalid: they are no address, the certificate cannot be read, or something is left out.
     """
     if not settings.broker:
         return None
+    if not settings.broker_admin:
+        raise Invalid(
+            "the broker's management is not known, and the accounts of parents are made there: "
+            "give --broker-admin https://HOST:PORT"
+        )
     ca = None
     if settings.broker_ca:
         try:
@@ -126,10 +151,11 @@ class LinkBuses:
         self._key = key
         self._topology = topology
         self._broker = broker
-        self._upward: Bus | None = None
+        self._upward: AmqpBus | None = None
         #: By child and the address of its broker.
-        self._downward: dict[tuple[CellId, str, bytes], Bus] = {}
-        self._granted: set[tuple[CellId, bytes]] = set()
+        self._downward: dict[_Place, Bus] = {}
+        #: Since when, by the monotonic clock, the child has not been one, or not there.
+        self._unused: dict[_Place, float] = {}
         self._wake = asyncio.Event()
         self._tasks = TaskOwner("links", world.clock)
 
@@ -141,9 +167,8 @@ class LinkBuses:
         return self._bus_of(self._topology().get(child))
 
     def start(self) -> None:
-        """Begin to keep the accounts; the broker may be away."""
-        if self._broker is not None:
-            self._tasks.keep("accounts", self._keep_accounts)
+        """Begin to keep accounts and connections; brokers may be away."""
+        self._tasks.keep("keep", self._keep)
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -151,7 +176,7 @@ class LinkBuses:
         for bus in (*self._downward.values(), *([self._upward] if self._upward else [])):
             await bus.close()
 
-    def _own_bus(self) -> Bus:
+    def _own_bus(self) -> AmqpBus:
         if self._upward is None:
             if self._broker is None:
                 raise Invalid("a cell below another needs a broker: give --broker")
@@ -159,98 +184,144 @@ class LinkBuses:
         return self._upward
 
     def _bus_of(self, child: CellEntry) -> Bus:
-        place = (child.id, child.broker, child.broker_ca)
-        bus = self._downward.get(place)
-        if bus is None:
-            bus = self._downward[place] = self._open_downward(child)
-        return bus
+        place = _place_of(child)
+        self._unused.pop(place, None)
+        if place not in self._downward:
+            self._downward[place] = self._open_downward(child)
+        return self._downward[place]
 
     def _open_downward(self, child: CellEntry) -> Bus:
-        if not child.broker:
+        address = _parents_address(self._own, self._key, child)
+        if address is None:
             # Nothing will come of it until the child says where its broker is.
+            _log.warning("no broker to reach a child at", child=child.id, broker=child.broker)
             return MemoryBus(self._world.clock)
-        import ssl  # noqa: PLC0415 - as above
-
-        parts = urlsplit(child.broker)
-        ca = ssl.DER_cert_to_PEM_cert(child.broker_ca).encode() if child.broker_ca else None
-        address = AmqpAddress(
-            host=parts.hostname or "",
-            port=parts.port or _PORTS.get(parts.scheme, 5671),
-            user=account_of(self._own),
-            password=_password(self._key, child.key, parent=self._own, child=child.id),
-            virtual_host=unquote(parts.path.lstrip("/")) or "/",
-            tls_ca=ca,
-        )
         return _open(self._world, address, declares=False)
 
-    async def _keep_accounts(self) -> None:
-        """Have the account and the queues of every parent at this cell's broker."""
+    async def _keep(self) -> None:
         while True:
             self._wake.clear()
-            try:
-                await self._grant_all()
-                wait_s = ACCOUNTS_PERIOD_S
-            except XenithError as error:
-                _log.warning("accounts not kept", error=str(error))
-                wait_s = ACCOUNTS_RETRY_S
-            sleeping = asyncio.ensure_future(self._world.clock.sleep(wait_s))
-            waking = asyncio.ensure_future(self._wake.wait())
-            try:
-                await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeping.cancel()
-                waking.cancel()
+            await self._let_go_of_unused()
+            await self._wait(await self._keep_accounts())
 
-    async def _grant_all(self) -> None:
-        assert self._broker is not None, "there is a broker to keep"
+    async def _wait(self, seconds: float) -> None:
+        """Wait, but not for what a new parent wants."""
+        waking = asyncio.ensure_future(self._wake.wait())
+        sleeping = asyncio.ensure_future(self._world.clock.sleep(seconds))
+        try:
+            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            waking.cancel()
+
+    # -- the parents' accounts at this cell's broker
+
+    async def _keep_accounts(self) -> float:
+        """Have the account and the queues of every parent; tell when to look again."""
+        if self._broker is None:
+            return ACCOUNTS_PERIOD_S
+        try:
+            await self._grant_all(self._broker)
+        except XenithError as error:
+            _log.warning("accounts not kept", error=str(error))
+            return ACCOUNTS_RETRY_S
+        return ACCOUNTS_PERIOD_S
+
+    async def _grant_all(self, broker: OwnBroker) -> None:
         from xenith.bus.broker import BrokerAdmin  # noqa: PLC0415 - as below
 
         parents = self._topology().parents(self._own)
-        wanted = [each for each in parents if (each.id, each.key.sealing) not in self._granted]
-        if not wanted:
-            return
-        place = self._broker.address
+        place = broker.address
         admin = BrokerAdmin(
-            self._broker.admin_url,
-            user=place.user,
-            password=place.password,
-            tls_ca=place.tls_ca or b"",
+            broker.admin_url, user=place.user, password=place.password, tls_ca=place.tls_ca or b""
         )
         try:
-            for parent in wanted:
-                await self._grant(admin, parent)
-                self._granted.add((parent.id, parent.key.sealing))
+            await self._revoke_others(admin, {account_of(each.id, self._own) for each in parents})
+            await asyncio.gather(*(self._grant(admin, place, parent) for parent in parents))
         finally:
             await admin.close()
 
-    async def _grant(self, admin: BrokerAdmin, parent: CellEntry) -> None:
-        from xenith.bus.amqp import AmqpBus  # noqa: PLC0415 - a cloud without a broker pays nothing
-
+    async def _grant(self, admin: BrokerAdmin, place: AmqpAddress, parent: CellEntry) -> None:
         down, up = topic_of(parent.id, self._own), topic_of(self._own, parent.id)
         bus = self._own_bus()
-        assert isinstance(bus, AmqpBus), "a broker is reached over AMQP"
-        await bus.declare(down, name=self._own)
-        await bus.declare(up, name=parent.id)
-        await admin.add_link_account(
-            account_of(parent.id),
-            _password(self._key, parent.key, parent=parent.id, child=self._own),
-            publishes=[down],
-            reads=[(up, parent.id)],
-            virtual_host=self._broker.address.virtual_host if self._broker else "/",
+        # Side by side, since a new queue is given time to settle.
+        await asyncio.gather(
+            admin.add_link_account(
+                account_of(parent.id, self._own),
+                _password(self._key, parent.key, parent=parent.id, child=self._own),
+                publishes=[down],
+                reads=[(up, parent.id)],
+                virtual_host=place.virtual_host,
+            ),
+            bus.declare(down, name=self._own),
+            bus.declare(up, name=parent.id),
         )
-        _log.info("account kept", parent=parent.id)
+
+    async def _revoke_others(self, admin: BrokerAdmin, wanted: set[str]) -> None:
+        """Remove the accounts of cells that are no parents any more, and end their connections."""
+        for account in await admin.list_accounts():
+            if is_account_at(account, self._own) and account not in wanted:
+                await admin.remove_account(account)
+                _log.info("account removed", account=account)
+
+    # -- connections to the brokers of children
+
+    async def _let_go_of_unused(self) -> None:
+        topology, now = self._topology(), self._world.clock.monotonic()
+        wanted = {_place_of(each) for each in topology.children(self._own)}
+        for place in [each for each in self._downward if each not in wanted]:
+            if now - self._unused.setdefault(place, now) >= UNUSED_S:
+                del self._unused[place]
+                await self._downward.pop(place).close()
 
 
-def account_of(parent: CellId) -> str:
+def account_of(parent: CellId, child: CellId) -> str:
     """Name the account of a parent at its child's broker."""
-    return f"link-{parent}"
+    return f"link-{parent}-{child}"
+
+
+def is_account_at(account: str, child: CellId) -> bool:
+    """Tell whether this is the account of some parent of a child."""
+    return account.startswith("link-") and account.endswith(f"-{child}")
+
+
+def _place_of(child: CellEntry) -> _Place:
+    return child.id, child.broker, child.broker_ca
+
+
+def _parents_address(own: CellId, key: CellKey, child: CellEntry) -> AmqpAddress | None:
+    """Say how a parent reaches its child's broker; None where the child told of none that is one.
+
+    A child says that of itself, so what it says may be anything.
+    """
+    try:
+        parts = urlsplit(child.broker)
+        host, port = parts.hostname, parts.port
+        is_secret = parts.scheme == "amqps"
+        if not host or parts.scheme not in _PORTS or is_secret is not bool(child.broker_ca):
+            return None
+    except ValueError:
+        return None
+    ca = None
+    if is_secret:
+        import ssl  # noqa: PLC0415 - as above
+
+        ca = ssl.DER_cert_to_PEM_cert(child.broker_ca).encode()
+    return AmqpAddress(
+        host=host,
+        port=port or _PORTS[parts.scheme],
+        user=account_of(own, child.id),
+        password=_password(key, child.key, parent=own, child=child.id),
+        virtual_host=unquote(parts.path.lstrip("/")) or "/",
+        tls_ca=ca,
+    )
 
 
 def _password(key: CellKey, other: PublicKey, *, parent: CellId, child: CellId) -> str:
     return key.shared_with(other, f"link broker {parent} {child}".encode()).hex()
 
 
-def _open(world: World, address: AmqpAddress, *, declares: bool) -> Bus:
+def _open(world: World, address: AmqpAddress, *, declares: bool) -> AmqpBus:
     from xenith.bus.amqp import AmqpBus  # noqa: PLC0415 - as above
 
     return AmqpBus(address, world.clock, declares=declares)

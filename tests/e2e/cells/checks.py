@@ -1,6 +1,6 @@
 """What must hold in a region of real processes when it has settled, read past all that they say.
 
-Rows are read from each cell's database, hosts are asked over XenAPI. Each thing wrong is a sentence.
+Rows are read from each cell's database, hosts are asked over XenAPI. What is wrong is a sentence.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -27,19 +28,19 @@ for _name in ("postgres", "network", "region", "checks", "tenants"):
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note on a test that it failed, for the fixture that keeps its logs."""
+    """Note that a test has failed, for the fixture that keeps its logs."""
     report = yield
     if report.failed:
-        item.stash[FAILED] = True
+        item.session.stash[FAILED] = True
     return report
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def keep_logs(request: pytest.FixtureRequest) -> Callable[[Any], None]:
-    """What keeps the logs of a region, if the test that asks for it has failed."""
+    """What keeps the logs of a region, if a test of the module has failed."""
 
     def keep(region: Any) -> None:
-        if request.node.stash.get(FAILED, False):
+        if request.session.stash.get(FAILED, False) or os.environ.get("XENITH_E2E_LOGS"):
             region.keep_logs()
 
     return keep

@@ -71,7 +71,7 @@ def own_network() -> Iterator[Network]:
         yield Network(reason)
         return
     # Each thread has its own place; the process's main thread is shown by the plain path.
-    with open("/proc/thread-self/ns/net", "rb") as before:
+    with Path("/proc/thread-self/ns/net").open("rb") as before:
         try:
             _call("unshare", CLONE_NEWNET)
         except OSError as error:

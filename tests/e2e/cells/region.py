@@ -1,6 +1,6 @@
 """A region of real processes: a root, routers and leaves, each with a database and a broker.
 
-    async with Region.open(shape) as region:      # joined by tokens and opened, as operators do
+    with Region.standing(shape) as region:      # joined by tokens and opened, as operators do
         region["c1"].kill()
         await region["c1"].start()
 
@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -218,20 +218,28 @@ class Region:
         return [self.members[name] for name in self.shape.leaves]
 
     @classmethod
-    @contextlib.asynccontextmanager
-    async def open(cls, shape: Shape) -> AsyncIterator[Self]:
-        """Start a region, join its cells and open them; end all of it, whatever happens."""
+    @contextlib.contextmanager
+    def standing(cls, shape: Shape) -> Iterator[Self]:
+        """Start a region, join its cells and open them; end all of it, whatever happens.
+
+        It belongs to no loop, so that the tests of a module can share it.
+        """
         home = make_home()
         region = cls(shape, home)
         try:
-            await region.start()
+            try:
+                asyncio.run(region.start())
+            except BaseException:
+                region.keep_logs()
+                raise
             yield region
-        except BaseException:
-            region.keep_logs()
-            raise
         finally:
-            await asyncio.gather(*(each.end() for each in region.members.values()))
+            asyncio.run(region.end())
             shutil.rmtree(home, ignore_errors=True)
+
+    async def end(self) -> None:
+        """End all processes."""
+        await asyncio.gather(*(each.end() for each in self.members.values()))
 
     async def start(self) -> None:
         """Start everything the first time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -21,10 +22,13 @@ from xenith.dev.client import ApiClient
 
 #: Seconds until a tenant asks again when the API does not answer.
 PATIENCE_S = 0.3
+#: Seconds between looks whether more may be asked for.
+PAUSE_S = 0.02
 #: Of accepted servers, how many are deleted, and rebooted, by whoever made them.
 DELETED_SHARE = 0.15
 REBOOTED_SHARE = 0.15
 IMAGE_BYTES = 2**20
+_UUID = re.compile(r"[0-9a-f-]{32,36}")
 #: States in which nothing is being done with a server.
 AT_REST = ("ACTIVE", "ERROR", "SHUTOFF")
 
@@ -109,11 +113,14 @@ class Tenants:
     body: dict[str, Any]
     chance: random.Random
     target: int
+    #: How many of these may be asked for by now.
+    allowed: int = 0
     #: Ids of servers that were accepted, and of those whose delete was.
     accepted: list[str] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
-    #: Requests that failed, by what was said.
+    #: Requests that failed, by the class of the error and by what was said.
     failed: Counter[str] = field(default_factory=Counter)
+    said: Counter[str] = field(default_factory=Counter)
 
     async def work(self, *, clients: int) -> None:
         """Ask until the target is reached."""
@@ -121,13 +128,19 @@ class Tenants:
 
     async def _work(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            api = await stack.enter_async_context(self.region.tenant())
+            api: ApiClient | None = None
             mine: list[str] = []
             while len(self.accepted) < self.target:
+                if len(self.accepted) >= self.allowed:
+                    await asyncio.sleep(PAUSE_S)
+                    continue
                 try:
+                    if api is None:
+                        api = await stack.enter_async_context(self.region.tenant())
                     await self._ask(api, mine)
                 except XenithError as error:
                     self.failed[type(error).__name__] += 1
+                    self.said[_UUID.sub("…", str(error))[:120]] += 1
                     await asyncio.sleep(PATIENCE_S)
 
     async def _ask(self, api: ApiClient, mine: list[str]) -> None:

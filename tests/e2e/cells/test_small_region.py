@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from checks import settle
-from network import Network, connection_counts, own_network
-from region import ROOT, Region, Shape, until
+from network import connection_counts, own_network
+from region import ROOT, Region, Shape
 from tenants import Tenants, at_rest, prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -24,14 +23,8 @@ SHAPE = Shape(
 
 
 @pytest.fixture
-def network() -> Iterator[Network]:
-    with own_network() as network:
-        yield network
-
-
-@pytest.fixture
-async def region(network: Network, keep_logs: Callable[[Region], None]) -> AsyncIterator[Region]:
-    async with Region.open(SHAPE) as region:
+def region(keep_logs: Callable[[Region], None]) -> Iterator[Region]:
+    with own_network() as network, Region.standing(SHAPE) as region:
         network.has_given_ports()
         yield region
         keep_logs(region)
@@ -49,7 +42,7 @@ async def test_cells_join_build_and_go_on_after_each_of_them_was_started_anew(re
         assert tested["test"]["cell"] == "c1"
         await admin.patch("/xenith/v1/cells/c1", {"state": "open"})
 
-    tenants = Tenants(region, body, random.Random(1), target=SERVERS)
+    tenants = Tenants(region, body, random.Random(1), target=SERVERS, allowed=SERVERS)
     await tenants.work(clients=4)
     # A server that is being built cannot be rebooted; nothing else was refused.
     assert set(tenants.failed) <= {"Conflict"}
