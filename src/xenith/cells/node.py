@@ -457,6 +457,8 @@ class Node:
                 trail=steps,
                 verdict=verdict,
             )
+            if verdict is None and plan.next_hop is not None:
+                tx.on_commit(partial(self._give, plan))
 
     def _count_replay(self) -> None:
         self.counts["replayed"] += 1
@@ -608,6 +610,8 @@ class Node:
                 continue
             if plan.next_hop is not None and plan.row is not None:
                 plan.is_done = rows.give(tx, plan.row, plan.next_hop, step=plan.step)
+                if plan.is_done:
+                    tx.on_commit(partial(self._give, plan))
                 continue
             row = tx.find(rows.intents, id=plan.intent.id)
             if row is None or row.closed_at is not None or row.next_hop is not None:
@@ -648,8 +652,7 @@ class Node:
         except BaseException:
             self._give_up(plans)
             raise
-        for plan in plans:
-            self._follow(plan)
+        self._give_up([plan for plan in plans if not plan.is_done])
 
     async def _commit_alone(
         self, plan: _Plan, function: Callable[[Tx, Sequence[_Plan]], None]
@@ -683,13 +686,12 @@ class Node:
             if plan.prepared is not None and self.executor is not None:
                 self.executor.abandon(plan.intent, plan.prepared)
 
-    def _follow(self, plan: _Plan) -> None:
-        """Do in memory what follows from a plan's commit."""
-        if not plan.is_done:
-            self._give_up([plan])
-            return
-        if plan.next_hop is None or (plan.reply is not None and plan.reply.is_final):
-            return
+    def _give(self, plan: _Plan) -> None:
+        """Send an intent on, whose row says now to whom.
+
+        Called in the order of the transaction: what withdraws the intent again may be in it too.
+        """
+        assert plan.next_hop is not None, "it is known to whom"
         if plan.choice is not None:
             self._reservations[plan.intent.id] = plan.choice.reservation_id
         self._log.debug(

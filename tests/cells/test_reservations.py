@@ -1,0 +1,65 @@
+"""Room that is reserved at a child is given back by everything that takes a build from it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from xenith.cells import messages
+from xenith.cells.choosing import Wanted
+from xenith.cells.intents import BUILD, FENCE, Intent
+
+SHAPE = {"api": (), "r1": ("api",), "c1": ("r1",)}
+
+
+def reserved(node) -> int:
+    return len(node._reservations) + len(node.chooser._reservations)
+
+
+def test_a_build_that_is_deleted_before_its_answer_keeps_nothing_reserved(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, SHAPE) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.air.part("api", "r1")
+            await tree.wish("a")
+            await tree.until(lambda: reserved(tree.nodes["api"]), timeout_s=3)
+            await tree.order("a", "delete")
+            await tree.until(lambda: not reserved(tree.nodes["api"]), timeout_s=3)
+            tree.air.join("api", "r1")
+            await tree.settle()
+            assert await tree.thing("c1", "a") is None
+
+    nodes.play(scenario)
+
+
+def test_a_build_that_comes_together_with_its_fence_keeps_nothing_reserved(nodes):
+    build = Intent(
+        id="b.1",
+        subject="a",
+        number=1,
+        kind=BUILD,
+        body=msgspec.msgpack.encode({"what": "a"}),
+        wanted=Wanted(ram_mib=nodes.RAM_MIB, vcpus=1, disk_gib=1, project_id="p"),
+        created_at=1_700_000_000.0,
+    )
+    fence = Intent(
+        id="f.1",
+        subject="a",
+        number=0,
+        kind=FENCE,
+        body=msgspec.msgpack.encode({"build": "b.1"}),
+        created_at=1_700_000_000.0,
+    )
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, SHAPE) as tree:
+            await tree.start()
+            await tree.ready()
+            await nodes.say(tree, "api", "r1", messages.Intents([build, fence]))
+            await tree.until(lambda: tree.nodes["r1"].decisions == 1, timeout_s=3)
+            await tree.settle()
+            assert reserved(tree.nodes["r1"]) == 0
+            thing = await tree.thing("c1", "a")
+            assert thing is None or (thing.is_gone, thing.begun) == (True, 0)
+
+    nodes.play(scenario)
