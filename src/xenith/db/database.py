@@ -263,9 +263,12 @@ class PostgresDatabase:
 
     def run_script(self, function: Callable[[Any], T]) -> T:
         """Run on a bare connection in one transaction."""
-        with self._connect() as connection:
-            connection.autocommit = False
-            return function(connection)
+        try:
+            with self._connect() as connection:
+                connection.autocommit = False
+                return function(connection)
+        except self._psycopg.OperationalError as error:
+            raise Unavailable(f"PostgreSQL went away: {type(error).__name__}") from error
 
     def listen(self, topic: str, listener: Callable[[str], None]) -> Callable[[], None]:
         """Call ``listener(payload)`` after commits that notify ``topic``."""
@@ -280,6 +283,8 @@ class PostgresDatabase:
             return self._psycopg.connect(
                 self._url, autocommit=True, connect_timeout=10, options=_POSTGRES_OPTIONS
             )
+        except self._psycopg.ProgrammingError:
+            raise Invalid("the database's address is not postgresql://USER@HOST/NAME") from None
         except self._psycopg.Error as error:
             # The address may hold a password: only the server's own words are passed on.
             raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from None

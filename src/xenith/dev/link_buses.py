@@ -156,6 +156,8 @@ class LinkBuses:
         self._downward: dict[_Place, Bus] = {}
         #: Since when, by the monotonic clock, the child has not been one, or not there.
         self._unused: dict[_Place, float] = {}
+        #: Why the accounts could not be kept the last time.
+        self._reason = ""
         self._wake = asyncio.Event()
         self._tasks = TaskOwner("links", world.clock)
 
@@ -223,8 +225,13 @@ class LinkBuses:
         try:
             await self._grant_all(self._broker)
         except XenithError as error:
-            _log.warning("accounts not kept", error=str(error))
+            if str(error) != self._reason:
+                _log.warning("accounts not kept, trying again", error=str(error))
+            self._reason = str(error)
             return ACCOUNTS_RETRY_S
+        if self._reason:
+            _log.info("accounts kept")
+        self._reason = ""
         return ACCOUNTS_PERIOD_S
 
     async def _grant_all(self, broker: OwnBroker) -> None:

@@ -30,20 +30,23 @@ async def open_rows(
 
     Raises:
         Conflict: the database is newer than this program.
+        Invalid: the address is none.
         Unavailable: the file cannot be opened.
     """
-    if not settings.database.startswith("postgresql:"):
+    if not settings.database or settings.database.startswith("sqlite:"):
         url = settings.database or f"sqlite:///{directory / 'xenith.db'}"
         return _open(url, world, trees)
-    delay_s = RETRY_MIN_S
+    delay_s, reason = RETRY_MIN_S, ""
     while True:
         try:
             # In a thread, since a server that hangs would hold up the loop and with it a stop.
             found = await asyncio.to_thread(_open, settings.database, world, trees)
         except Unavailable as error:
-            _log.warning("database away, waiting for it", error=error.message)
+            if error.message != reason:
+                _log.warning("database away, waiting for it", error=error.message)
+            reason = error.message
         else:
-            if delay_s > RETRY_MIN_S:
+            if reason:
                 _log.info("database is back")
             return found
         await world.clock.sleep(delay_s)

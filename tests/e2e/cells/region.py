@@ -173,6 +173,12 @@ class Member:
         self._process = None
         return code
 
+    async def ended(self) -> None:
+        """Wait until its process has ended in order, told so by somebody else."""
+        assert self._process is not None
+        assert await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S) == 0
+        self._process = None
+
     async def end(self) -> None:
         """End all that is its own; nobody needs it any more."""
         self.kill()
@@ -302,9 +308,7 @@ class Region:
 
     def keep_logs(self) -> None:
         """Keep all logs of a region that failed, and say where."""
-        kept = Path(
-            os.environ.get("XENITH_E2E_LOGS") or self.home.with_name(self.home.name + "-logs")
-        )
+        kept = self.home.with_name(self.home.name + "-logs")
         kept.mkdir(parents=True, exist_ok=True)
         for name in self.members:
             for log in ("log", "postgres/log", "rabbit/log/rabbit.log", "rabbit/output.log"):
