@@ -22,6 +22,23 @@ from xenith.dev.simulation.owner import OWNER
 EVENTS_MAX = 20_000
 #: Levels at which an event is a mistake of ours: nothing that a run does from outside may cause it.
 _MISTAKES = frozenset({"error", "critical"})
+#: How a told error begins that is no word of a neighbour or a host but a mistake of ours, even
+#: where it is caught and what was begun is begun again.
+_BUGS = tuple(
+    f"{kind.__name__}("
+    for kind in (
+        AssertionError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        NameError,
+        RecursionError,
+        RuntimeError,
+        TypeError,
+        UnboundLocalError,
+        ValueError,
+    )
+)
 #: Mistakes that are told; one that repeats is told in the first of them.
 MISTAKES_MAX = 20
 
@@ -91,7 +108,8 @@ class Events:
         name = str(fields.pop("event"))
         fields.pop("exc_info", None)
         heard = self._keep(level, name, fields)
-        if level in _MISTAKES and len(self.mistakes) < MISTAKES_MAX:
+        is_mistake = level in _MISTAKES or str(fields.get("error", "")).startswith(_BUGS)
+        if is_mistake and len(self.mistakes) < MISTAKES_MAX:
             trace = structlog.processors.format_exc_info(None, level, dict(event))
             self.mistakes.append(f"{heard}\n{trace.get('exception', '')}".rstrip())
         raise structlog.DropEvent
