@@ -39,6 +39,7 @@ from xenith.dev.simulation.process import Life, SimulatedProcess
 from xenith.dev.simulation.run import Simulation
 from xenith.dev.tree import TreePlan, plan_tree, read_shape
 from xenith.network.operations import Networks
+from xenith.toolstack.backends import BackendError
 
 T = TypeVar("T")
 
@@ -232,6 +233,10 @@ class Region:
                 await host.start()
             except ProcessDied:
                 self.events.tell("died at its start", host=host.name)
+            except BackendError as error:
+                # A machine that fails as its toolstack starts ends that, and it is begun again.
+                self.events.tell("did not start", host=host.name, error=str(error))
+                host.kill(has_power=True)
             else:
                 self.events.tell("started", host=host.name, life=host.process.life_count)
                 await died.wait()

@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from traceback import format_exception
 
 import msgspec
 
 from xenith.dev.simulation.checks import Broken, Watch, count_states, find_unsettled
 from xenith.dev.simulation.events import Events
-from xenith.dev.simulation.loop import Deadlock, Livelock
 from xenith.dev.simulation.region import Region, RegionShape
 from xenith.dev.simulation.run import Simulation, run_simulation
 from xenith.dev.simulation.storm import Storm
@@ -103,8 +103,10 @@ class _Run:
         with self.events.listening():
             try:
                 await self._play(minutes, has_faults=has_faults)
-            except* (Broken, WrongAnswer, Deadlock, Livelock) as group:
-                problems = [str(error) for error in _leaves(group)]
+            except* (Broken, WrongAnswer) as group:
+                problems += [str(error) for error in _leaves(group)]
+            except* Exception as group:  # noqa: BLE001 - whatever it is, the seed repeats it
+                problems += ["".join(format_exception(error)) for error in _leaves(group)]
             report = await self._report(minutes, problems)
             self.region.stop()
         return report
