@@ -23,7 +23,6 @@ MINUTES = 2.0
 #: Seeds that once broke something, and what.
 FOUND = {
     3: "a build that was withdrawn or moved left its reservation in the router's memory for good",
-    8: "a host's state that was told while the database was away was never written",
     22: "a server that was stopped before its cell had told that it ran kept its ports down",
 }
 
