@@ -23,6 +23,7 @@ from xenith.compute.records.servers import servers
 from xenith.compute.sagas.build import BUILD
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.power import POWER
+from xenith.compute.sagas.run import RUN
 from xenith.core.clock import ManualClock
 from xenith.core.ids import CellId, Ids
 from xenith.core.units import GIB
@@ -40,7 +41,7 @@ IMAGE_ID = "11111111-0000-4000-8000-000000000001"
 PASSWORD = "pw"
 CELL = CellId("cell")
 KEY = CellKey.derive(b"cell")
-SAGAS = {"build": BUILD, "delete": DELETE, "power": POWER}
+SAGAS = {"build": BUILD, "delete": DELETE, "power": POWER, "run": RUN}
 WHO = Principal(
     user_id="u",
     user_name="u",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from xenith.compute.records.actions import list_events
+from xenith.compute.sagas import build as build_saga
 from xenith.core.errors import Unavailable
 from xenith.driver import image_cache
 from xenith.driver import power as driver_power
@@ -341,3 +343,88 @@ async def test_a_place_that_one_waiting_build_cannot_use_goes_to_the_next(cloud)
     hosts.release(next(iter(hosts.table.list_instances(named))))
     async with asyncio.timeout(5):
         assert (await picky).hosts[0] == named
+
+
+async def test_a_host_that_goes_away_as_a_server_begins_to_run_keeps_it_and_no_other_builds_it(
+    cloud, invariants
+):
+    trouble = Trouble(cloud, "VM.unpause", "die")
+    (server_id,) = await cloud.create()
+    await settle(cloud)
+    row = await cloud.instance(server_id)
+    (struck,) = set(trouble.struck)
+    assert (row.vm_state, row.task_state, row.host_name) == ("error", None, struck)
+    assert row.launched_at is None
+    told = await words_for_tenants(cloud, server_id)
+    assert not any(secret in told for secret in SECRETS), told
+    assert {name for name, _ in cloud.objects("VM")} == {struck}
+    # It is back, and so is the server, as what it is there.
+    trouble.gate.set()
+    await cloud.revive_host(struck)
+
+    async def is_active() -> bool:
+        cloud.cell._loop.wake("compute.power")
+        return (await cloud.instance(server_id)).vm_state == "active"
+
+    await cloud.until(is_active)
+    row = await cloud.instance(server_id)
+    assert (row.host_name, row.fault) == (struck, None)
+    await cloud.until_sound(invariants)
+
+
+@pytest.mark.parametrize("kind", ["hang", "refuse"])
+async def test_a_host_that_fails_once_as_a_server_begins_to_run_is_told_again_and_no_other(
+    cloud, invariants, kind
+):
+    trouble = Trouble(cloud, "VM.unpause", kind)
+    (server_id,) = await cloud.create()
+    await settle(cloud)
+    row = await cloud.instance(server_id)
+    assert (row.vm_state, [row.host_name]) == ("active", trouble.struck)
+    trouble.gate.set()
+    await cloud.until_sound(invariants)
+    assert {name for name, _ in cloud.objects("VM")} == {row.host_name}
+
+
+async def test_a_host_that_is_down_before_it_was_told_to_run_a_server_holds_nobody_up(
+    cloud, invariants
+):
+    told = []
+    inner = build_saga.run_vm
+
+    async def die_first(cell, run):
+        if not told:
+            told.append(run.data["host_name"])
+            cloud.fleet.hosts[told[0]].die()
+            driver = cell.hosts.drivers[run.data["host_id"]]
+            while driver.is_up:
+                await cell.world.clock.sleep(0.1)
+        return await inner(cell, run)
+
+    saga = cloud.cell.engine._sagas["build"]
+    steps = tuple(
+        dataclasses.replace(step, do=die_first) if step.name == "run" else step
+        for step in saga.steps
+    )
+    cloud.cell.engine._sagas["build"] = dataclasses.replace(saga, steps=steps)
+    (server_id,) = await cloud.create()
+    await settle(cloud)
+    row = await cloud.instance(server_id)
+    assert row.vm_state == "active", row.fault
+    assert row.host_name != told[0]
+    await cloud.revive_host(told[0])
+    await cloud.until_sound(invariants)
+
+
+async def test_a_server_whose_host_went_away_as_it_began_to_run_can_be_deleted(cloud, invariants):
+    trouble = Trouble(cloud, "VM.unpause", "die")
+    (server_id,) = await cloud.create()
+    await settle(cloud)
+    (struck,) = set(trouble.struck)
+    await cloud.delete(server_id)
+    await settle(cloud)
+    assert (await cloud.instance(server_id)).vm_state == "deleted"
+    trouble.gate.set()
+    await cloud.revive_host(struck)
+    await cloud.until_sound(invariants)
+    assert cloud.objects("VM") == []

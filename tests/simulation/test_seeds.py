@@ -23,6 +23,7 @@ MINUTES = 2.0
 #: Seeds that once broke something, and what.
 FOUND = {
     3: "a build that was withdrawn or moved left its reservation in the router's memory for good",
+    8: "an image import that was given up came to its end later and stayed beside the other",
     22: "a server that was stopped before its cell had told that it ran kept its ports down",
 }
 

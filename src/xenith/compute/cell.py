@@ -29,6 +29,7 @@ from xenith.compute.records.instances import change_instance, insert_instance, i
 from xenith.compute.sagas.build import BUILD, placement_request
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.power import POWER, write_power_found
+from xenith.compute.sagas.run import RUN
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
 from xenith.core.errors import Invalid, NotFound, Unavailable, XenithError
 from xenith.core.ids import CellId, HostId, InstanceId
@@ -89,7 +90,7 @@ class ComputeCell:
             cell_number=cell_number,
         )
         self.engine: SagaEngine[ComputeCell] = SagaEngine(
-            db, world, self, {"build": BUILD, "delete": DELETE, "power": POWER}
+            db, world, self, {"build": BUILD, "delete": DELETE, "power": POWER, "run": RUN}
         )
         self._loop = ReconcilerLoop(
             world,
@@ -405,7 +406,7 @@ class ComputeCell:
             self._let_go(tx, intent.subject, row.build)
             return
         self._take(tx, intent, task_state="deleting")
-        for kind in ("build", "power"):
+        for kind in ("build", "power", "run"):
             saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
             tx,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from xenith import saga
 from xenith.compute.records.instances import change_instance, instances
 from xenith.compute.records.quotas import recount_usage
 from xenith.compute.states import NOSTATE, POWER_NUMBERS
@@ -34,6 +35,7 @@ _ON_HOST = sa.select(
     instances.c.task_state,
     instances.c.vm_state,
     instances.c.power_state,
+    instances.c.launched_at,
 ).where(instances.c.host_id == sa.bindparam("host_id"), instances.c.vm_state != "deleted")
 
 
@@ -106,6 +108,8 @@ class PowerReconciler:
         changed, missing = plan_power(found, rows)
         for instance_id, power in changed.items():
             await self._cell.keep_power(host_id, instance_id, power)
+        for instance_id in plan_runs(found, rows):
+            await self._cell.db.run(_begin_run, instance_id, host_id)
         for instance_id in missing:
             if await self._is_gone(driver, instance_id):
                 await self._cell.db.run(_write_missing, instance_id, host_id)
@@ -167,6 +171,24 @@ def plan_power(found: Mapping[str, str], rows: Iterable[Row]) -> tuple[dict[str,
         elif POWER_NUMBERS.get(power, NOSTATE) != row.power_state:
             changed[row.id] = power
     return changed, missing
+
+
+def plan_runs(found: Mapping[str, str], rows: Iterable[Row]) -> list[str]:
+    """Choose the servers whose host went away as they began to run, and has them. Pure."""
+    return [row.id for row in rows if _is_unknown(row) and row.id in found]
+
+
+def _is_unknown(row: Row) -> bool:
+    """Tell whether nobody knows if a server ran: on a host, never launched, in ERROR, at rest."""
+    return bool(row.vm_state == "error" and row.launched_at is None and row.task_state is None)
+
+
+def _begin_run(tx: Tx, instance_id: str, host_id: str) -> None:
+    row = tx.find(instances, id=instance_id)
+    if row is None or row.host_id != host_id or not _is_unknown(row):
+        return
+    change_instance(tx, instance_id, now_s=tx.world.clock.now(), task_state="spawning")
+    saga.start(tx, "run", subject=instance_id)
 
 
 def _up(cell: ComputeCell) -> list[HostDriver]:

@@ -121,8 +121,12 @@ class HostDriver:
             await self._vms.create(spec)
 
     async def start_vm(self, instance_id: str) -> str:
-        """Start the VM and tell its power state. Safe to repeat."""
-        return await self.power(instance_id, "start", timeout_s=HARD_TIMEOUT_S)
+        """Start the VM with its processors stopped and tell its power state. Safe to repeat."""
+        return await self.power(instance_id, "start_paused", timeout_s=HARD_TIMEOUT_S)
+
+    async def run_vm(self, instance_id: str) -> str:
+        """Let the VM's processors run and tell its power state. Safe to repeat."""
+        return await self.power(instance_id, "unpause", timeout_s=HARD_TIMEOUT_S)
 
     async def delete_root_disk(self, instance_id: str) -> None:
         """Remove the root disk. Safe to repeat."""
@@ -162,7 +166,8 @@ class HostDriver:
         """
         vm = self._vms.get(instance_id)
         held = self._inventory.held(instance_id)
-        with self._spoken(f"{action.replace('_', ' ')} the VM", instance_id):
+        doing = action.removesuffix("_paused").replace("_", " ")
+        with self._spoken(f"{doing} the VM", instance_id):
             state = await change_power(
                 self._line.call, vm, action, state=held.power, timeout_s=timeout_s
             )
@@ -213,7 +218,8 @@ class HostDriver:
                 self._line.call("VM.get_all_records"), self._line.call("VDI.get_all_records")
             )
         if is_quiet and self._is_quiet():
-            await self._sweep([ref for ref, vdi in vdis.items() if is_stray(vdi)])
+            strays = [ref for ref, vdi in vdis.items() if is_stray(vdi)]
+            await self._sweep([*strays, *self._inventory.doubles(vdis)])
         owned: set[str] = set()
         for ref, record in (*vms.items(), *vdis.items()):
             name = record["name_label"]

@@ -163,7 +163,8 @@ class Inventory:
                 if not self._take_disk(instance_id, ref, record["name_label"]):
                     strays.append(ref)
             elif is_complete_image(record):
-                self._take_image(ref, record)
+                if not self._take_image(ref, record):
+                    strays.append(ref)
             elif is_stray(record):
                 strays.append(ref)
         return strays
@@ -178,6 +179,21 @@ class Inventory:
             return False
         return True
 
-    def _take_image(self, ref: str, record: Mapping[str, Any]) -> None:
+    def _take_image(self, ref: str, record: Mapping[str, Any]) -> bool:
         image_id = record["other_config"][IMAGE_KEY]
-        self.images.setdefault(image_id, CachedImage(ref, int(record["virtual_size"])))
+        known = self.images.setdefault(image_id, CachedImage(ref, int(record["virtual_size"])))
+        return known.vdi == ref
+
+    def doubles(self, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """List cached images beside the one that is cloned from.
+
+        An import that was given up may come to its end after another has.
+        """
+        return [
+            ref
+            for ref, record in records.items()
+            if is_complete_image(record)
+            and (known := self.images.get(record["other_config"][IMAGE_KEY])) is not None
+            and known.vdi != ref
+            and known.vdi in records
+        ]

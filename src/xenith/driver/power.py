@@ -16,6 +16,7 @@ from xenith.xapi import XapiFault
 
 PowerAction = Literal[
     "start",
+    "start_paused",
     "stop",
     "stop_hard",
     "reboot",
@@ -42,6 +43,12 @@ _PLANS: dict[str, dict[str, tuple[str, ...]]] = {
         "paused": ("unpause",),
         "suspended": ("resume",),
         "running": (),
+    },
+    # For a VM that must not run before it is written down where it is.
+    "start_paused": {
+        "halted": ("start_paused",),
+        "crashed": ("start_paused",),
+        "paused": (),
     },
     "stop": {
         "running": ("clean_shutdown",),
@@ -79,6 +86,7 @@ _PLANS: dict[str, dict[str, tuple[str, ...]]] = {
 #: The state, in XenAPI's word, that each action ends in.
 _ENDS = {
     "start": "Running",
+    "start_paused": "Paused",
     "stop": "Halted",
     "stop_hard": "Halted",
     "reboot": "Running",
@@ -103,7 +111,13 @@ _GUEST_FAULTS = frozenset(
         "OTHER_OPERATION_IN_PROGRESS",
     }
 )
-_PARAMETERS: dict[str, tuple[bool, bool]] = {"start": (False, False), "resume": (False, False)}
+#: Steps that are not a call of their own name without parameters. Source: XenAPI, `start_paused`
+#: and `force` of VM.start and VM.resume.
+_CALLS: dict[str, tuple[str, tuple[bool, bool]]] = {
+    "start": ("start", (False, False)),
+    "start_paused": ("start", (True, False)),
+    "resume": ("resume", (False, False)),
+}
 #: Times that the host may correct our view of the state.
 CORRECTIONS_MAX = 3
 #: Seconds for what needs no guest. Source: nova gave a reboot 300 s.
@@ -141,9 +155,10 @@ async def change_power(
 
 async def _step(call: Call, vm_ref: str, step: str, *, timeout_s: float) -> None:
     hard = _HARD.get(step)
-    method = f"VM.{step}"
+    name, parameters = _CALLS.get(step, (step, ()))
+    method = f"VM.{name}"
     if hard is None:
-        await call(method, vm_ref, *_PARAMETERS.get(step, ()), timeout_s=HARD_TIMEOUT_S)
+        await call(method, vm_ref, *parameters, timeout_s=HARD_TIMEOUT_S)
         return
     try:
         await call(method, vm_ref, timeout_s=timeout_s)

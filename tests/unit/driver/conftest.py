@@ -183,7 +183,8 @@ async def build(driver, spec):
     await driver.create_root_disk(spec)
     await driver.create_config_drive(spec)
     await driver.create_vm(spec)
-    return await driver.start_vm(spec.instance_id)
+    await driver.start_vm(spec.instance_id)
+    return await driver.run_vm(spec.instance_id)
 
 
 @pytest.fixture(name="build")

@@ -14,7 +14,8 @@ async def test_a_build_ends_in_a_running_vm_with_its_disks_and_interfaces(bench,
     await driver.create_root_disk(spec)
     await driver.create_config_drive(spec)
     await driver.create_vm(spec)
-    assert await driver.start_vm(spec.instance_id) == "running"
+    assert await driver.start_vm(spec.instance_id) == "paused"
+    assert await driver.run_vm(spec.instance_id) == "running"
 
     (vm,) = bench.records("VM")
     assert vm["power_state"] == "Running"
@@ -32,7 +33,7 @@ async def test_a_build_ends_in_a_running_vm_with_its_disks_and_interfaces(bench,
     assert await driver.list_instances() == {spec.instance_id: "running"}
 
 
-async def test_a_build_takes_seven_calls_once_image_and_network_are_there(
+async def test_a_build_takes_eight_calls_once_image_and_network_are_there(
     bench, driver, build, make
 ):
     await build(driver, make())
@@ -48,6 +49,8 @@ async def test_a_build_takes_seven_calls_once_image_and_network_are_there(
             "VBD.create",
             "VIF.create",
             "VM.start",
+            # A VM runs only once it is written down where it is: ADR 13.
+            "VM.unpause",
         ]
     )
 
@@ -62,7 +65,9 @@ async def test_every_step_done_twice_makes_one_of_each(bench, driver, make):
     for _ in range(2):
         await driver.create_vm(spec)
     for _ in range(2):
-        assert await driver.start_vm(spec.instance_id) == "running"
+        assert await driver.start_vm(spec.instance_id) == "paused"
+    for _ in range(2):
+        assert await driver.run_vm(spec.instance_id) == "running"
     assert len(bench.records("VM")) == 1
     assert len(bench.records("VDI")) == 3
     assert len(bench.records("VIF")) == 1
@@ -87,7 +92,8 @@ async def test_a_new_process_finds_what_the_old_one_made_and_goes_on(bench, driv
     # The VM may have been cut off between its VBDs: it is made anew, once.
     third = await bench.connect()
     await third.create_vm(spec)
-    assert await third.start_vm(spec.instance_id) == "running"
+    assert await third.start_vm(spec.instance_id) == "paused"
+    assert await third.run_vm(spec.instance_id) == "running"
     await third.create_vm(spec)
     assert len(bench.records("VM")) == 1
     assert len(bench.records("VBD")) == 2
@@ -223,3 +229,17 @@ async def test_one_network_is_made_for_many_builds_at_once(bench, driver, build,
     assert bench.names("network").count("xenith-n1") == 1
     assert bench.opened == [specs[0].image_id]
     assert len(bench.records("VM")) == 10
+
+
+async def test_an_image_that_is_there_twice_is_removed_once_and_clones_go_on(bench, driver, make):
+    spec = make()
+    await driver.ensure_image(spec.image_id, disk_format="raw", size_bytes=1024 * 1024)
+    (image,) = bench.records("VDI")
+    # An import that was given up has come to its end after another had.
+    double = {**image, "uuid": "44444444-0000-4000-8000-000000000001", "VBDs": []}
+    ref = bench.host.objects.create("VDI", **double)
+    assert await driver.owned_instances() == set()
+    assert [vdi["uuid"] for vdi in bench.records("VDI")] == [image["uuid"]]
+    assert ref not in bench.host.objects.all("VDI")
+    await driver.create_root_disk(spec)
+    assert len(bench.records("VDI")) == 2

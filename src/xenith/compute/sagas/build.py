@@ -1,11 +1,13 @@
 """Build: a server that a cell has accepted becomes a running VM on one of its hosts.
 
-    claim ─ image ─ disks ─ vm ─ start
-      │       │       │      │     │
-    release   -    delete  delete  (delete of the VM stops it)
+    claim ─ image ─ disks ─ vm ─ start ─ run
+      │       │       │      │     │      │
+    release   -    delete  delete  -    halt, for sure
 
 Each run is one attempt on one host. One that unwinds is followed by a run on another host, in the
-transaction that ends it; when no host is left, the server is in ERROR with the reasons.
+transaction that ends it; when no host is left, the server is in ERROR with the reasons. A host that
+is away holds no build up until its VM may have run: the VM is started with its processors stopped,
+so that what it is told then, and that alone, binds the server to the host (ADR 13).
 """
 
 from __future__ import annotations
@@ -41,6 +43,13 @@ _log = logger("compute.build")
 CLAIM_TIMEOUT_S = 3600.0
 #: Seconds for an image to reach a host. Source: nova waited 3600 s for a download.
 IMAGE_TIMEOUT_S = 3600.0
+
+#: Seconds in which a host must say what came of the word to run, and between words.
+ANSWER_TIMEOUT_S = 60.0
+ANSWER_RETRY_S = 2.0
+#: The kind of the error when a host was never told to let a VM run.
+NEVER_RAN = "NeverRan"
+UNKNOWN = "The server's host went away as the server began to run. It is looked at when it is back."
 
 EVENT = "compute__do_build_and_run_instance"
 
@@ -212,25 +221,25 @@ async def _clean(cell: ComputeCell, run: Run) -> None:
         cell.clean_later()
 
 
-async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
-    """Start the VM; the server is then what its power state says."""
+async def start_vm(cell: ComputeCell, run: Run) -> None:
+    """Start the VM with its processors stopped: whatever comes of it, nothing has run yet."""
     with _hosts_words_kept():
-        power = await cell.hosts.up_driver(run.data["host_id"]).start_vm(run.subject)
+        await cell.hosts.up_driver(run.data["host_id"]).start_vm(run.subject)
+
+
+async def run_vm(cell: ComputeCell, run: Run) -> Outcome:
+    """Let the VM run; the server is then what its power state says.
+
+    From the first word to the host on, the server is there and nowhere else. If the host does not
+    say what came of it, nobody else may build: the server is in ERROR, on its host, until that
+    answers again.
+    """
+    power = await _let_run(cell, run)
     now = cell.world.clock.now()
-    host_name = cell.hosts.rows[run.data["host_id"]].name
+    host_name = run.data["host_name"]
 
     def record(tx: Tx) -> None:
-        row = settle_instance(
-            tx,
-            run.subject,
-            now_s=now,
-            vm_state=VM_STATE_OF_POWER.get(power, "active"),
-            task_state=None,
-            power_state=POWER_NUMBERS.get(power, NOSTATE),
-            launched_at=now,
-            fault=None,
-            request=None,
-        )
+        row = settle_instance(tx, run.subject, now_s=now, **_state_of(power, now))
         if row is None or row.task_state == "deleting":
             return  # The delete has the word; this run unwinds.
         # Hints for after the commit; both may be repeated.
@@ -245,9 +254,64 @@ async def start_vm(cell: ComputeCell, run: Run) -> Outcome:
             host=host_name,
             started_s=run.data["started_s"],
             now_s=now,
+            error=UNKNOWN if power is None else None,
+            details=UNKNOWN if power is None else None,
         )
 
     return Outcome(record=record)
+
+
+async def _let_run(cell: ComputeCell, run: Run) -> str | None:
+    """Tell the host to let the VM run until it answers; None when it does not for long.
+
+    Raises:
+        Unavailable: the host refuses, or was never told.
+    """
+    clock = cell.world.clock
+    until = clock.monotonic() + ANSWER_TIMEOUT_S
+    was_told = run.attempt > 1
+    while True:
+        try:
+            driver = cell.hosts.up_driver(run.data["host_id"])
+        except XenithError as error:
+            if not was_told:
+                raise Unavailable("the host was away or failed", kind=NEVER_RAN) from error
+        else:
+            was_told = True
+            try:
+                return await driver.run_vm(run.subject)
+            except Unavailable as error:
+                _log.warning("no word of a VM", instance=run.subject, error=str(error))
+            except XenithError as error:
+                raise Unavailable("the host refused", kind=error.kind) from error
+        if clock.monotonic() > until:
+            return None
+        await clock.sleep(ANSWER_RETRY_S)
+
+
+def _state_of(power: str | None, now_s: float) -> dict[str, Any]:
+    """Give what an instance is when its VM was let run, or when nobody knows whether it was."""
+    known: dict[str, Any] = {"task_state": None, "request": None}
+    if power is None:
+        fault = {"code": 500, "created": now_s, "message": UNKNOWN, "details": UNKNOWN}
+        return {**known, "vm_state": "error", "power_state": NOSTATE, "fault": fault}
+    return {
+        **known,
+        "vm_state": VM_STATE_OF_POWER.get(power, "active"),
+        "power_state": POWER_NUMBERS.get(power, NOSTATE),
+        "launched_at": now_s,
+        "fault": None,
+    }
+
+
+async def halt_vm(cell: ComputeCell, run: Run) -> None:
+    """Take the VM away, and be sure of it: it may run.
+
+    Raises:
+        XenithError: the host does not say that it did; no other host may be tried before.
+    """
+    if (run.error or {}).get("kind") != NEVER_RAN:
+        await cell.hosts.up_driver(run.data["host_id"]).destroy_instance(run.subject)
 
 
 async def vm_spec(cell: ComputeCell, run: Run, *, has_drive_bytes: bool = True) -> VmSpec:
@@ -411,7 +475,9 @@ BUILD: Saga[ComputeCell] = Saga(
         Step(name="disks", do=make_disks, undo=remove_disks, is_light=True),
         # On record before the VM starts: the disks of one that runs cannot be made again.
         Step(name="vm", do=make_vm, undo=remove_vm),
+        # On record before the VM runs: it can be said of no other host from there on.
         Step(name="start", do=start_vm),
+        Step(name="run", do=run_vm, undo=halt_vm),
     ),
     on_unwound=unwound,
 )

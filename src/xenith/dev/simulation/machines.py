@@ -65,6 +65,8 @@ class Machine(SimBackend):
         #: Hears the instance of each VM that is started.
         self.on_start: Callable[[str], None] = lambda _instance_id: None
         self._instances: dict[str, str] = {}
+        #: Domains whose processors have run since their start.
+        self._ran: set[str] = set()
 
     def adopt(
         self,
@@ -83,8 +85,21 @@ class Machine(SimBackend):
         instance_id = instance_of(spec.name)
         if instance_id is not None:
             self._instances[spec.vm_uuid] = instance_id
-            self.on_start(instance_id)
+            self._ran.discard(spec.vm_uuid)
+            if not is_paused:
+                self._note_run(spec.vm_uuid)
         return domid
+
+    async def domain_unpause(self, vm_uuid: str) -> None:
+        """Let a domain run, and tell who listens when it is for the first time."""
+        await super().domain_unpause(vm_uuid)
+        if vm_uuid not in self._ran:
+            self._note_run(vm_uuid)
+
+    def _note_run(self, vm_uuid: str) -> None:
+        self._ran.add(vm_uuid)
+        if vm_uuid in self._instances:
+            self.on_start(self._instances[vm_uuid])
 
     def lose_power(self) -> None:
         """Lose all domains but those that are saved on disk."""
@@ -98,11 +113,11 @@ class Machine(SimBackend):
         return running[ids.below(len(running))] if running else None
 
     def instances(self) -> set[str]:
-        """Tell which instances have a domain in memory, whatever the toolstack thinks."""
+        """Tell which instances have a domain in memory that has run, whoever knows of it."""
         return {
             self._instances[uuid]
             for uuid, state in self._domains.items()
-            if state != "suspended" and uuid in self._instances
+            if state != "suspended" and uuid in self._instances and uuid in self._ran
         }
 
     async def _misbehave(self, operation: str, _subject: str) -> None:

@@ -96,7 +96,8 @@ async def build(driver: HostDriver, spec: VmSpec, trace: Trace) -> None:
     await driver.create_root_disk(spec)
     await driver.create_config_drive(spec)
     await driver.create_vm(spec)
-    trace.note("started", spec.instance_id, await driver.start_vm(spec.instance_id))
+    await driver.start_vm(spec.instance_id)
+    trace.note("started", spec.instance_id, await driver.run_vm(spec.instance_id))
 
 
 async def gossip(simulation: Simulation, trace: Trace) -> None:
