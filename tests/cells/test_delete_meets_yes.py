@@ -19,7 +19,7 @@ async def test_a_delete_without_a_target_follows_the_server_to_the_cell_that_jus
 ):
     async with tree_of_cells.small_tree("1x2") as tree:
         node = tree.root.node
-        hear, pump_once = node.hear, node.pump_once
+        hear, pump_once = node.routing.hear, node.routing.pump_once
         held: list[tuple[Any, Any]] = []
 
         async def hold(child: Any, verdicts: Any) -> set[str]:
@@ -37,7 +37,7 @@ async def test_a_delete_without_a_target_follows_the_server_to_the_cell_that_jus
         changes = [each.pop(Batch) for each in handlers]
         for each in handlers:
             each[Batch] = lose
-        node.hear = hold
+        node.routing.hear = hold
         request = tree_of_cells.ServerRequest(
             name="web", image_ref=tree_of_cells.IMAGE_ID, flavor_ref=tree_of_cells.MICRO, nics=()
         )
@@ -50,15 +50,15 @@ async def test_a_delete_without_a_target_follows_the_server_to_the_cell_that_jus
 
         await tree.until(is_held)
         # The delete is written down, and before it is looked at the cell's yes is.
-        node.pump_once = rest
+        node.routing.pump_once = rest
         await service.delete(tree_of_cells.ADMIN, server_id, request_id="req-2")
-        node.hear = hear
+        node.routing.hear = hear
         child, verdict = held[0]
-        await node.hear(child, [verdict])
+        await node.routing.hear(child, [verdict])
         server = await tree.root.db.read(lambda tx: tx.get(servers, id=server_id))
         assert server.cell_id == child
-        node.pump_once = pump_once
-        await node.pump_once()
+        node.routing.pump_once = pump_once
+        await node.routing.pump_once()
         for each, handler in zip(handlers, changes, strict=True):
             each[Batch] = handler
 

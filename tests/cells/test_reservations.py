@@ -12,7 +12,7 @@ SHAPE = {"api": (), "r1": ("api",), "c1": ("r1",)}
 
 
 def reserved(node) -> int:
-    return len(node._reservations) + len(node.chooser._reservations)
+    return len(node.routing._reservations) + len(node.chooser._reservations)
 
 
 def test_a_build_that_is_deleted_before_its_answer_keeps_nothing_reserved(nodes):
@@ -56,7 +56,7 @@ def test_a_build_that_comes_together_with_its_fence_keeps_nothing_reserved(nodes
             await tree.start()
             await tree.ready()
             await nodes.say(tree, "api", "r1", messages.Intents([build, fence]))
-            await tree.until(lambda: tree.nodes["r1"].decisions == 1, timeout_s=3)
+            await tree.until(lambda: tree.nodes["r1"].routing.decisions == 1, timeout_s=3)
             await tree.settle()
             assert reserved(tree.nodes["r1"]) == 0
             thing = await tree.thing("c1", "a")

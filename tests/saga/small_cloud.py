@@ -225,7 +225,7 @@ class SmallCloud:
 
     async def carry(self) -> None:
         """Have what was asked for accepted and begun."""
-        while await self.node.pump_once():
+        while await self.node.routing.pump_once():
             pass
 
     async def build(self, **fields: Any) -> list[str]:

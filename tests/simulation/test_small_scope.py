@@ -303,7 +303,7 @@ class Walk:
         self.opening = list(state.opening)
         self.is_mended = False
         # Each of these makes a choice of its own, on room that is always there.
-        self.root._reservations.clear()
+        self.root.routing._reservations.clear()
         for reservation in list(self.root.chooser._reservations):
             self.root.chooser.refused(reservation)
 
@@ -354,7 +354,7 @@ class Walk:
 
     def work(self):
         """Do all that follows by itself."""
-        while run(self.root.pump_once()):
+        while run(self.root.routing.pump_once()):
             pass
         run(self.down._send())
         if self.has_changes or self.is_mended:
@@ -408,7 +408,7 @@ class Walk:
         """Give up on what the leaf was asked to build, and ask it again as if it were another."""
         for row in run(self.dbs[ROOT].read(rows.list_builds_at, LEAF)):
             reason = Verdict(id="", answer=NO)
-            run(self.dbs[ROOT].run(self.root._move, row.id, row.hop_id, reason))
+            run(self.dbs[ROOT].run(self.root.routing._move, row.id, row.hop_id, reason))
             run(self.dbs[ROOT].run(lambda tx, row=row: forget_tried(tx, row.id)))
 
     def delete(self):

@@ -209,7 +209,7 @@ class ChildLink:
 
     async def _hear_verdicts(self, group: list[Verdicts]) -> None:
         verdicts = [verdict for message in group for verdict in message.items]
-        left = await self._node.hear(self.peer, verdicts)
+        left = await self._node.routing.hear(self.peer, verdicts)
         now = self._clock.monotonic()
         for verdict in verdicts:
             if verdict.id in left:
@@ -281,7 +281,7 @@ class ChildLink:
             self.link.post(CapacityWanted())
         if group[-1].topology > self._node.topology.version:
             self.link.post(TopologyWanted())
-        self._node.wake_waiting()
+        self._node.routing.wake_waiting()
 
     async def _hear_capacity(self, group: list[Capacity] | list[CapacityDelta]) -> None:
         for message in group:
@@ -300,7 +300,7 @@ class ChildLink:
                 self._heard_digest = message.delta.sequence
             except Conflict:
                 self.link.post(CapacityWanted())
-        self._node.wake_waiting()
+        self._node.routing.wake_waiting()
 
     # -- changes
 

@@ -173,7 +173,7 @@ def _of_node(node: Node, own: tuple[str]) -> Iterator[Sample]:
     yield Sample("xenith_hosts", own, digest.host_count)
     yield Sample("xenith_hosts_up", own, digest.hosts_up_count)
     yield Sample("xenith_claimed_servers", own, digest.server_count)
-    yield Sample("xenith_decisions_total", own, node.decisions)
+    yield Sample("xenith_decisions_total", own, node.routing.decisions)
     below = node.topology.descendants(node.cell_id)
     ages = {origin: age_s for origin, age_s in node.ages().items() if origin in below}
     for origin, age_s in sorted(ages.items()):

@@ -129,7 +129,11 @@ class ParentLink:
     async def _hear_intents(self, group: list[Intents]) -> None:
         asked = [intent for message in group for intent in message.items]
         for start in range(0, len(asked), BATCH_INTENTS_MAX):
-            self.say(await self._node.receive(self.peer, asked[start : start + BATCH_INTENTS_MAX]))
+            self.say(
+                await self._node.routing.receive(
+                    self.peer, asked[start : start + BATCH_INTENTS_MAX]
+                )
+            )
 
     def say(self, verdicts: Sequence[Verdict]) -> None:
         """Tell what became of intents; the parent asks again for what it does not hear."""

@@ -87,7 +87,7 @@ async def status_of(node: Node) -> CellStatus:
         topology=node.topology.version,
         epoch=place.epoch,
         number=place.number,
-        decisions=node.decisions,
+        decisions=node.routing.decisions,
         has_hosts=node.is_leaf,
         host_count=digest.host_count,
         hosts_up_count=digest.hosts_up_count,

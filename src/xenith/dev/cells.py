@@ -78,7 +78,7 @@ class Cell:
         )
 
         if self.compute is not None:
-            self.compute.on_choice = self.node.wake
+            self.compute.on_choice = self.node.routing.wake
 
     async def start(self) -> None:
         """Start the hosts' part first, since the node's may ask for it at once."""
@@ -98,7 +98,7 @@ class Cell:
         while True:
             if self.compute is not None:
                 await self.compute.engine.settle()
-            if not await self.node.pump_once():
+            if not await self.node.routing.pump_once():
                 return
 
 

@@ -75,7 +75,7 @@ def on_a_tree(nodes, shape, work, **options):
 
 
 async def receive(leaf, *intents):
-    said = await leaf.receive(CellId("api"), list(intents))
+    said = await leaf.routing.receive(CellId("api"), list(intents))
     return {verdict.id: verdict for verdict in said}
 
 
@@ -153,7 +153,7 @@ def test_a_replay_is_known_after_a_restart(nodes):
 
 def test_the_same_intent_twice_in_one_batch_is_applied_once(nodes):
     async def work(tree, leaf):
-        said = await leaf.receive(CellId("api"), [build(), build()])
+        said = await leaf.routing.receive(CellId("api"), [build(), build()])
         assert [verdict.answer for verdict in said] == [YES, YES]
         assert leaf.executor.applied == ["b1.1"]
 
@@ -175,7 +175,7 @@ def test_a_router_says_that_it_has_taken_what_it_passes_on(nodes):
     async def scenario(simulation):
         async with nodes.Tree(simulation, DEEP) as tree:
             await tree.start("r1")
-            said = await tree.nodes["r1"].receive(CellId("api"), [build()])
+            said = await tree.nodes["r1"].routing.receive(CellId("api"), [build()])
             assert [verdict.answer for verdict in said] == [TAKEN]
 
     nodes.play(scenario)
@@ -187,7 +187,7 @@ def test_what_names_a_cell_that_is_not_below_is_absent(nodes):
             await tree.start("r1")
             for target in ("c9", "nobody", "api", ""):
                 intent = build(target=target, kind="set", id=f"i-{target}")
-                (said,) = await tree.nodes["r1"].receive(CellId("api"), [intent])
+                (said,) = await tree.nodes["r1"].routing.receive(CellId("api"), [intent])
                 assert (said.answer, "not below" in said.detail) == (ABSENT, True)
 
     nodes.play(scenario)
@@ -480,7 +480,7 @@ def test_a_build_that_does_not_say_what_it_wants_is_refused_by_a_router(nodes):
         async with nodes.Tree(simulation, DEEP) as tree:
             await tree.start("r1")
             router = tree.nodes["r1"]
-            said = await router.receive(CellId("api"), [build(), build(2, wanted=None)])
+            said = await router.routing.receive(CellId("api"), [build(), build(2, wanted=None)])
             assert {one.id: one.answer for one in said} == {"b1.1": TAKEN, "b2.1": NO}
             assert router.counts["refused_intents"] == 1
 
@@ -503,17 +503,17 @@ def test_a_batch_that_is_tried_one_by_one_keeps_count_of_attempts(nodes):
 
     async def work(tree):
         node = tree.nodes["api"]
-        await node._tasks.stop()
+        await node.routing.stop()
         await tree.wish("a")
-        await node.pump_once()
+        await node.routing.pump_once()
         (row,) = await tree.open_intents("api")
         refused = row.next_hop
-        await node.hear(CellId(refused), [Verdict(id=row.hop_id, answer=NO, reason="full")])
+        await node.routing.hear(CellId(refused), [Verdict(id=row.hop_id, answer=NO, reason="full")])
         await node.db.run(lambda tx: nodes.wish(node, tx, "bad", wanted=None))
         offered = []
         for child in node.children.values():
             child.offer = lambda hop, *_: offered.append(hop)
-        await node.pump_once()
+        await node.routing.pump_once()
         (row,) = [row for row in await tree.open_intents("api") if row.subject == "a"]
         assert row.next_hop != refused
         assert offered == [row.hop_id]
@@ -570,7 +570,7 @@ def test_a_yes_for_a_cell_that_is_not_below_is_refused(nodes, named):
         await tree.until(lambda: tree.nodes["c1"].executor.held)
         (row,) = await tree.open_intents("api")
         yes = Verdict(id=row.hop_id, answer=YES, cell=named, build=row.hop_id)
-        await tree.nodes["api"].hear(CellId("c1"), [yes])
+        await tree.nodes["api"].routing.hear(CellId("c1"), [yes])
         assert (await tree.wished("a")).state == "wanted"
         assert tree.nodes["api"].counts["refused_verdicts"] == 1
 
@@ -795,5 +795,29 @@ def test_what_a_cell_was_asked_that_is_taken_out_is_decided_anew(nodes):
             await tree.reaches("a", "gone")
             await tree.wish("b")
             assert (await tree.reaches("b", "owned")).cell_id == other
+
+    nodes.play(scenario)
+
+
+def test_what_was_given_to_a_cell_that_left_while_its_parent_was_down_is_decided_anew(nodes):
+    from xenith.cells import topology as documents
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, {"api": (), "c1": ("api",), "c2": ("api",)}) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.wish("a")
+            owner = (await tree.reaches("a", "owned")).cell_id
+            await tree.settle()
+            await tree.stop(owner)
+            await tree.order("a", "delete")
+            await asyncio.sleep(2)
+            root = tree.nodes["api"]
+            newer = documents.without_cell(root.topology, owner)
+            await tree.stop("api")
+            signed = documents.sign(newer, tree.keys["api"])
+            await tree.databases["api"].run(documents.save, signed, newer)
+            await tree.start("api")
+            await tree.reaches("a", "gone")
 
     nodes.play(scenario)

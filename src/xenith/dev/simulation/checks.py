@@ -198,8 +198,8 @@ def _find_in_memory(place: CellPlace) -> Iterator[str]:
     cell = place.cell
     assert cell is not None, "only those that live are looked at"
     node = cell.node
-    if node._reservations:  # noqa: SLF001 - what must be empty
-        yield f"{place.name} has reservations of {sorted(node._reservations)}"  # noqa: SLF001
+    if node.routing._reservations:  # noqa: SLF001 - what must be empty
+        yield f"{place.name} has reservations of {sorted(node.routing._reservations)}"  # noqa: SLF001
     node.chooser._expire(node.world.clock.monotonic())  # noqa: SLF001 - as the next choice would
     held = len(node.chooser._reservations)  # noqa: SLF001
     if held:
