@@ -42,8 +42,9 @@ SHAPE_FILE = "lab.json"
 SECRET_FILE = "lab.secret"  # noqa: S105 - where it is, not what it is
 #: Leaves that start at a time. Each connects to all its hosts at once, and all share one core.
 LEAVES_STARTING_MAX = 2
-#: Open files of one host: its port, and the two ends of the connections of its driver (measured).
-FILES_PER_HOST = 9
+#: Open files of one host: its port and the two ends of its driver's wait for events (measured), and
+#: on average as many again for calls, which have more connections as long as there are many.
+FILES_PER_HOST = 5
 #: Open files that a cell's database has, and what is left for the API's clients.
 FILES_PER_CELL = 4
 FILES_OF_THE_REST = 512

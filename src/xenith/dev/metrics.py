@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from xenith import __version__
 from xenith.bus import port
-from xenith.cells import child, frames, intents, link, node, parent, questions, topology
+from xenith.cells import child, frames, intents, link, parent, questions, routing, topology
 from xenith.cells import metrics as of_cells
 from xenith.cells.metrics import Metric, Sample, name_of
 from xenith.compute.records.instances import instances
@@ -70,9 +70,9 @@ _LIMITS_BESIDE = (
     (frames, ("FRAME_BYTES_MAX", "HEADER_BYTES_MAX", "BODY_BYTES_MAX")),
     (intents, ("BATCH_INTENTS_MAX",)),
     (link, ("SEND_TIMEOUT_S", "MESSAGES_BYTES_MAX")),
-    (node, ("GIVE_UP_S", "CLOCK_SKEW_MAX_S")),
     (parent, ("WINDOW_BATCHES",)),
     (port, ("MESSAGE_BYTES_MAX",)),
+    (routing, ("GIVE_UP_S", "CLOCK_SKEW_MAX_S")),
     (questions, ("QUESTIONS_MAX",)),
     (topology, ("CELLS_MAX", "DEPTH_MAX", "SIGNED_BYTES_MAX")),
 )

@@ -18,6 +18,9 @@ from xenith.core.errors import Invalid, Unavailable
 from xenith.core.limits import XAPI_ANSWER_BYTES_MAX
 from xenith.xapi.wire import Reply
 
+#: Seconds that a connection is kept without a call: fifty thousand hosts are not always in use.
+IDLE_S = 3.0
+
 #: A body whole, or its bytes as they come.
 Body = bytes | AsyncIterator[bytes]
 
@@ -32,6 +35,8 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self.is_usable = True
+        #: When its last call ended, in seconds of the loop's clock.
+        self.idle_since_s = 0.0
         self.on_message_begin()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -157,7 +162,9 @@ class HttpClient:
         if parts.scheme == "https":
             self._ssl = ssl or ssl_module.create_default_context()
         self._authority = parts.netloc
+        # The longest idle first.
         self._idle: list[_Connection] = []
+        self._sweep_timer: asyncio.TimerHandle | None = None
         # Ordered, so that they are broken in the same order in each run of a simulation.
         self._all: dict[_Connection, None] = {}
         self._places = asyncio.Semaphore(connections_max)
@@ -203,11 +210,31 @@ class HttpClient:
             is_kept = connection.is_usable and not self._is_closed
         finally:
             if is_kept:
-                self._idle.append(connection)
+                self._keep(connection)
             else:
                 connection.close()
                 self._all.pop(connection, None)
         return reply
+
+    def _keep(self, connection: _Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since_s = loop.time()
+        self._idle.append(connection)
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(IDLE_S, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what has had no call for long, and come back when the next will have had none."""
+        self._sweep_timer = None
+        # A timer may be called a little early.
+        too_long_s = loop.time() - IDLE_S + 0.01
+        while self._idle and self._idle[0].idle_since_s <= too_long_s:
+            connection = self._idle.pop(0)
+            connection.close()
+            self._all.pop(connection, None)
+        if self._idle:
+            due_s = self._idle[0].idle_since_s + IDLE_S
+            self._sweep_timer = loop.call_at(due_s, self._sweep, loop)
 
     async def _take(self) -> _Connection:
         while self._idle:
@@ -227,6 +254,9 @@ class HttpClient:
     def close(self) -> None:
         """Break all connections; no more are made."""
         self._is_closed = True
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
         for connection in tuple(self._all):
             connection.close()
         self._all.clear()

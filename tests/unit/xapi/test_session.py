@@ -168,6 +168,22 @@ async def test_events_have_a_connection_of_their_own(serve):
         await session.close()
 
 
+async def test_a_connection_without_calls_is_given_back(serve, monkeypatch):
+    async with serve(ScriptedHost()) as served:
+        session = await login(served)
+        await session.call("pool.get_all")
+        (kept,) = served.connections
+        await session.call("pool.get_all")
+        assert list(served.connections) == [kept]
+        monkeypatch.setattr("xenith.xapi.client.IDLE_S", 0.0)
+        session._http._sweep(asyncio.get_running_loop())
+        await served.becomes(0)
+        assert await session.call("pool.get_all") == ["OpaqueRef:p"]
+        # Its own timer, this time.
+        await served.becomes(0)
+        await session.close()
+
+
 async def test_events_that_make_no_sense_are_unavailable(serve):
     host = ScriptedHost()
     host.methods["event.from"] = lambda *_: ["what"]
