@@ -88,7 +88,7 @@ def iso_seconds(at_s: float) -> str:
     >>> iso_seconds(0)
     '1970-01-01T00:00:00Z'
     """
-    return datetime.fromtimestamp(int(at_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(at_s), UTC).isoformat()[:19] + "Z"
 
 
 def iso_micros(at_s: float) -> str:
@@ -97,7 +97,7 @@ def iso_micros(at_s: float) -> str:
     >>> iso_micros(0.5)
     '1970-01-01T00:00:00.500000Z'
     """
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def parse_iso(text: str) -> float:

@@ -6,12 +6,11 @@ Source: Compute API, "Show Server Details", and the microversion history.
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from typing import Any
 
 from xenith.compute.operations.servers import ServerView
 from xenith.compute.states import status_of
-from xenith.core.clock import iso_seconds
+from xenith.core.clock import iso_micros, iso_seconds
 from xenith.http import Call
 
 
@@ -38,7 +37,7 @@ def _moment(at_s: float | None) -> str | None:
     """Write a time as launched_at has it: microseconds and no zone."""
     if at_s is None:
         return None
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return iso_micros(at_s)[:-1]
 
 
 def addresses_of(ports: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -143,7 +143,11 @@ def _after(page: Page, marker: dict[str, Any]) -> Any:
         equal = [SORT_COLUMNS[earlier] == marker[earlier] for earlier, _ in page.sort[:at]]
         beyond = column < marker[name] if is_down else column > marker[name]
         alternatives.append(sa.and_(*equal, beyond))
-    return sa.or_(*alternatives)
+    # This follows from the rest; an index is entered by it, not by alternatives.
+    name, is_down = page.sort[0]
+    first = SORT_COLUMNS[name]
+    bound = first <= marker[name] if is_down else first >= marker[name]
+    return sa.and_(bound, sa.or_(*alternatives))
 
 
 def _conditions(wanted: ServerFilter) -> list[Any]:
