@@ -419,9 +419,9 @@ def with_parents(topology: Topology, cell_id: CellId, parents: Iterable[CellId])
     return _changed(topology, cell_id, parents=tuple(parents))
 
 
-def with_broker(topology: Topology, cell_id: CellId, broker: str) -> Topology:
-    """Say that a cell's link broker has another address."""
-    return _changed(topology, cell_id, broker=broker)
+def with_broker(topology: Topology, cell_id: CellId, broker: str, broker_ca: bytes) -> Topology:
+    """Say that a cell's link broker has another address, or a certificate from elsewhere."""
+    return _changed(topology, cell_id, broker=broker, broker_ca=broker_ca)
 
 
 def with_key(topology: Topology, cell_id: CellId, key: PublicKey) -> Topology:

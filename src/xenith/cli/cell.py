@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -194,6 +196,25 @@ def weight(
     _say(_run(data, lambda api: api.patch(_path(ref), body))["cell"], output)
 
 
+@app.command
+def broker(
+    ref: Ref,
+    address: Annotated[str, Parameter(help="Where its link broker is now; amqps://HOST:PORT.")],
+    *,
+    ca: Annotated[
+        Path | None, Parameter(help="The file of the certificate that the broker's comes from.")
+    ] = None,
+    data: Data = None,
+    output: Output = "table",
+) -> None:
+    """Tell the tree that a cell's broker is elsewhere, or has a certificate from elsewhere.
+
+    Parents make their links anew. A cell's own settings name its broker too, and go first.
+    """
+    body = {"broker": address, "broker_ca": _certificate(ca).hex()}
+    _say(_run(data, lambda api: api.patch(_path(ref), body))["cell"], output)
+
+
 @app.command(name="test")
 def smoke_test(
     ref: Ref,
@@ -240,6 +261,16 @@ def remove(
     print(f"cell {cell(gone['removed'])} is removed")
     for left in gone["stays"]:
         print(f"  stays: {cell(left)}")
+
+
+def _certificate(path: Path | None) -> bytes:
+    """Read a certificate's file, in PEM, as DER."""
+    if path is None:
+        return b""
+    try:
+        return ssl.PEM_cert_to_DER_cert(path.read_text("ascii"))
+    except (OSError, ValueError) as error:
+        raise Invalid(f"the broker's certificate cannot be read: {error}") from error
 
 
 async def _smoke(api: ApiClient, ref: str, image: str, flavor: str) -> Any:

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from xenith.core import log
 from xenith.core.errors import Unavailable
 from xenith.core.settings import Settings, load
+
+if TYPE_CHECKING:
+    from xenith.dev.cloud import Cloud
 
 app = App(help="Start a whole cloud on this machine.")
 
@@ -58,7 +61,6 @@ def up(
 
 
 def _run(settings: Settings) -> None:
-    from xenith.dev.cloud import Cloud  # noqa: PLC0415 - --help does not pay for a cloud
     from xenith.dev.serving import run  # noqa: PLC0415
 
     log.configure(level=settings.log_level, as_json=settings.log_json)
@@ -69,10 +71,8 @@ def _run(settings: Settings) -> None:
         draft.replace(cloud.directory / READY_FILE)
         print(f"ready {cloud.site_url}", flush=True)
         clouds = cloud.directory / "clouds.yaml"
-        count = cloud.host_count
         print(
-            f"  {count} {cloud.hosts.backend} host{'' if count == 1 else 's'}; "
-            f"use it with:\n"
+            f"  {_hosts_of(settings, cloud)}; use it with:\n"
             f"  export OS_CLIENT_CONFIG_FILE={clouds} OS_CLOUD=xenith-demo\n"
             f"  openstack server list        # OS_CLOUD=xenith is the admin",
             flush=True,
@@ -80,6 +80,13 @@ def _run(settings: Settings) -> None:
 
     (Path(settings.data) / READY_FILE).unlink(missing_ok=True)
     run(settings, on_ready=ready)
+
+
+def _hosts_of(settings: Settings, cloud: Cloud) -> str:
+    if settings.role == "root":
+        return "its hosts are those of its cells (xenith cell tree)"
+    count = cloud.host_count
+    return f"{count} {cloud.hosts.backend} host{'' if count == 1 else 's'}"
 
 
 def _detach(settings: Settings, config: Path | None, flags: dict[str, Any]) -> int:

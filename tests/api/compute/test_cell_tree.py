@@ -387,6 +387,22 @@ async def test_what_an_operator_changes_is_followed_by_every_cell(cells: Cells):
     assert (kept["weight"], kept["weight_offset"], kept["successor"]) == (4, 3, "r2-c1")
 
 
+async def test_a_broker_s_certificate_is_told_with_its_address_or_alone(cells: Cells):
+    def told() -> tuple[str, bytes]:
+        entry = cells.tree.root.node.topology.get("r1-c1")
+        return entry.broker, entry.broker_ca
+
+    await cells.done("PATCH", "/cells/r1-c1", json={"broker_ca": b"one".hex()})
+    assert told() == ("", b"one")
+    body = {"broker": "amqps://b.example:5671", "broker_ca": b"two".hex()}
+    await cells.done("PATCH", "/cells/r1-c1", json=body)
+    await cells.done("PATCH", "/cells/r1-c1", json={"weight": 2})
+    assert told() == ("amqps://b.example:5671", b"two")
+    for wrong in ("xyz", "00" * 20_000):
+        await cells.refused(400, "PATCH", "/cells/r1-c1", json={"broker_ca": wrong})
+    assert told() == ("amqps://b.example:5671", b"two")
+
+
 async def test_a_cell_gets_a_second_parent_and_a_link_to_it(cells: Cells):
     await cells.done("PATCH", "/cells/r1-c1", json={"parents": ["r1", "r2"]})
 

@@ -260,7 +260,7 @@ def test_each_edit_is_the_next_version_and_leaves_the_old_document_as_it_was():
         topologies.with_weight(TREE, C1, 2, -1),
         topologies.with_rules(TREE, C1, projects=["p", "p"], flavor_classes=["gp"]),
         topologies.with_parents(TREE, C1, [ORD, C3]),
-        topologies.with_broker(TREE, C1, "amqps://broker"),
+        topologies.with_broker(TREE, C1, "amqps://broker", b"ca"),
         topologies.with_key(TREE, C1, public("new")),
         topologies.without_key(TREE, C1),
     ]
@@ -398,7 +398,7 @@ _EDITS = st.one_of(
     st.tuples(st.just("with_parents"), _CELLS, st.lists(_CELLS, max_size=3)),
     st.tuples(st.just("with_key"), _CELLS, st.integers(0, 9).map(str).map(public)),
     st.tuples(st.just("without_key"), _CELLS),
-    st.tuples(st.just("with_broker"), _CELLS, st.text(max_size=20)),
+    st.tuples(st.just("with_broker"), _CELLS, st.text(max_size=20), st.binary(max_size=9)),
 )
 
 

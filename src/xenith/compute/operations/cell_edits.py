@@ -39,6 +39,7 @@ TOKEN_LIFE_S = 86400.0
 REBUILD_TIMEOUT_S = 20.0
 
 _Text = Annotated[str, msgspec.Meta(max_length=255)]
+_HexCertificate = Annotated[str, msgspec.Meta(max_length=2 * documents.CERTIFICATE_BYTES_MAX)]
 _HexKey = Annotated[str, msgspec.Meta(min_length=2 * KEY_BYTES, max_length=2 * KEY_BYTES)]
 
 
@@ -70,6 +71,8 @@ class ChangeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     flavor_classes: tuple[_Text, ...] | msgspec.UnsetType = UNSET
     parents: tuple[_Text, ...] | msgspec.UnsetType = UNSET
     broker: _Text | msgspec.UnsetType = UNSET
+    #: The certificate that the broker's comes from, DER in hexadecimal digits.
+    broker_ca: _HexCertificate | msgspec.UnsetType = UNSET
 
 
 class JoinBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +82,7 @@ class JoinBody(msgspec.Struct, frozen=True, kw_only=True):
     signing_key: _HexKey
     sealing_key: _HexKey
     broker: _Text = ""
-    #: The certificate that the broker's comes from, DER in hexadecimal digits.
-    broker_ca: Annotated[str, msgspec.Meta(max_length=2 * documents.CERTIFICATE_BYTES_MAX)] = ""
+    broker_ca: _HexCertificate = ""
 
     def __repr__(self) -> str:
         return f"JoinBody(signing_key={self.signing_key!r}, secret=***)"
@@ -396,8 +398,13 @@ def _changed(topology: Topology, cell_id: CellId, body: ChangeBody) -> Topology:
             entry.weight if body.weight is UNSET else body.weight,
             entry.weight_offset if body.weight_offset is UNSET else body.weight_offset,
         )
-    if body.broker is not UNSET:
-        edited = documents.with_broker(edited, cell_id, body.broker)
+    if body.broker is not UNSET or body.broker_ca is not UNSET:
+        edited = documents.with_broker(
+            edited,
+            cell_id,
+            entry.broker if body.broker is UNSET else body.broker,
+            entry.broker_ca if body.broker_ca is UNSET else _from_hex(body.broker_ca, "broker_ca"),
+        )
     if body.state is not UNSET or body.successor is not UNSET:
         state: State = entry.state if body.state is UNSET else body.state
         named = None if body.successor is UNSET else body.successor
