@@ -9,22 +9,39 @@ from xenith.compute.records.flavors import flavors
 from xenith.compute.records.servers import servers
 
 
-def _other_flavors(tx, flavor_id):
-    base = tx.get(flavors, id=flavor_id)._asdict()
+def _write_flavors(tx):
+    base = {
+        "vcpus": 1,
+        "ram_mib": 512,
+        "root_gib": 1,
+        "ephemeral_gib": 0,
+        "swap_mib": 0,
+        "rxtx_factor": 1.0,
+        "is_public": True,
+        "is_disabled": False,
+        "description": None,
+        "extra_specs": {},
+        "created_at": 0.0,
+        "updated_at": None,
+    }
     for name, fields in {
-        "larger": {"ram_mib": base["ram_mib"] * 2, "vcpus": 2, "root_gib": base["root_gib"] + 1},
+        "1": {},
+        "larger": {"ram_mib": 1024, "vcpus": 2, "root_gib": 2},
         "disabled": {"is_disabled": True},
         "private": {"is_public": False},
     }.items():
-        tx.insert(flavors, {**base, "id": name, "name": name, **fields})
+        tx.upsert(flavors, {**base, "id": name, "name": f"name-{name}", **fields})
+
+
+@pytest.fixture
+async def house(cloud):
+    await cloud.db.run(_write_flavors)
+    return cloud
 
 
 @pytest.fixture
 async def server_id(house):
-    found = await house.cloud.add_server("s")
-    flavor_id = (await house.db.read(lambda tx: tx.get(servers, id=found))).flavor_id
-    await house.db.run(_other_flavors, flavor_id)
-    return found
+    return await house.add_server("s")
 
 
 async def _ask(house, server_id, body, *, by="member", at="2.1"):
@@ -47,7 +64,7 @@ async def test_a_resize_is_taken_and_shows_the_old_flavor_until_it_is_done(house
 
 @pytest.mark.parametrize("vm_state", ["building", "paused", "suspended", "error", "resized"])
 async def test_a_server_in_another_state_is_not_resized(house, vm_state):
-    found = await house.cloud.add_server("s", vm_state=vm_state)
+    found = await house.add_server("s", vm_state=vm_state)
     answer = await _ask(house, found, {"resize": {"flavorRef": "larger"}})
     assert answer.status_code == 409, answer.text
 
@@ -100,9 +117,9 @@ async def test_a_resize_that_is_none_is_refused(house, server_id, body):
 
 @pytest.mark.parametrize(("action", "status"), [("confirmResize", 204), ("revertResize", 202)])
 async def test_only_a_resized_server_is_confirmed_or_reverted_and_once(house, action, status):
-    active = await house.cloud.add_server("a")
+    active = await house.add_server("a")
     assert (await _ask(house, active, {action: None})).status_code == 409
-    resized = await house.cloud.add_server("r", vm_state="resized")
+    resized = await house.add_server("r", vm_state="resized")
     shown = (await house.get(f"/servers/{resized}", by="member", at="2.1"))["server"]
     assert shown["status"] == "VERIFY_RESIZE"
     assert (await _ask(house, resized, {action: None}, by="member-2")).status_code == 404
