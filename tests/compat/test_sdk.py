@@ -99,6 +99,16 @@ def test_a_server_is_built_told_what_to_do_and_removed(
         until(status)
     member.compute.reboot_server(server, "HARD")
     until("ACTIVE")
+    larger = admin.compute.create_flavor(name=f"l-{tag}", ram=128, vcpus=2, disk=2)
+    for end, name in (
+        (member.compute.revert_server_resize, flavor.name),
+        (member.compute.confirm_server_resize, larger.name),
+    ):
+        member.compute.resize_server(server, larger)
+        until("VERIFY_RESIZE")
+        end(server)
+        until("ACTIVE")
+        assert server.flavor.original_name == name
     member.compute.lock_server(server)
     with pytest.raises(exceptions.ConflictException):
         member.compute.stop_server(server)

@@ -14,16 +14,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 from xenith.cells.keys import CellKey
-from xenith.compute.cell import ComputeCell
+from xenith.compute.cell import SAGAS, ComputeCell
 from xenith.compute.operations.context import Seal
 from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
-from xenith.compute.sagas.build import BUILD
-from xenith.compute.sagas.delete import DELETE
-from xenith.compute.sagas.power import POWER
-from xenith.compute.sagas.run import RUN
 from xenith.core.clock import ManualClock
 from xenith.core.ids import CellId, Ids
 from xenith.core.units import GIB
@@ -41,7 +37,6 @@ IMAGE_ID = "11111111-0000-4000-8000-000000000001"
 PASSWORD = "pw"
 CELL = CellId("cell")
 KEY = CellKey.derive(b"cell")
-SAGAS = {"build": BUILD, "delete": DELETE, "power": POWER, "run": RUN}
 WHO = Principal(
     user_id="u",
     user_name="u",
@@ -208,6 +203,21 @@ class SmallCloud:
     async def power(self, server_id: str, transition: str) -> str:
         request_id = self._request_id()
         await self.compute.actions.power(WHO, server_id, transition, request_id=request_id)
+        return request_id
+
+    async def resize(self, server_id: str, flavor: str) -> str:
+        request_id = self._request_id()
+        await self.compute.resizes.resize(WHO, server_id, flavor, request_id=request_id)
+        return request_id
+
+    async def confirm_resize(self, server_id: str) -> str:
+        request_id = self._request_id()
+        await self.compute.resizes.confirm(WHO, server_id, request_id=request_id)
+        return request_id
+
+    async def revert_resize(self, server_id: str) -> str:
+        request_id = self._request_id()
+        await self.compute.resizes.revert(WHO, server_id, request_id=request_id)
         return request_id
 
     async def instance(self, server_id: str) -> Row:

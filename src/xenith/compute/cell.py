@@ -26,9 +26,21 @@ from xenith.compute.reconcilers import ClaimReconciler, LeftoverReconciler, Powe
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.claims import release_claim
 from xenith.compute.records.instances import change_instance, insert_instance, instances
+from xenith.compute.resizing import (
+    RESIZE,
+    REVERT_RESIZE,
+    SIZES,
+    Grown,
+    abandon_resize,
+    accept_size,
+    end_by_hand,
+    follow_rows,
+    prepare_resize,
+)
 from xenith.compute.sagas.build import BUILD, placement_request
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.power import POWER, write_power_found
+from xenith.compute.sagas.resize import RESIZE_SAGA, REVERT_SAGA
 from xenith.compute.sagas.run import RUN
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
 from xenith.core.errors import Invalid, NotFound, Unavailable, XenithError
@@ -48,6 +60,9 @@ _log = logger("compute.cell")
 REQUESTS_KEPT_MAX = 2000
 #: Seconds until what a database that was away did not take is written again.
 WRITE_AGAIN_S = 1.0
+
+
+SAGAS = {each.name: each for each in (BUILD, DELETE, POWER, RUN, RESIZE_SAGA, REVERT_SAGA)}
 
 
 class _Reserved(msgspec.Struct, frozen=True):
@@ -89,9 +104,7 @@ class ComputeCell:
             on_down=self._on_down,
             cell_number=cell_number,
         )
-        self.engine: SagaEngine[ComputeCell] = SagaEngine(
-            db, world, self, {"build": BUILD, "delete": DELETE, "power": POWER, "run": RUN}
-        )
+        self.engine: SagaEngine[ComputeCell] = SagaEngine(db, world, self, SAGAS)
         self._loop = ReconcilerLoop(
             world,
             [
@@ -177,8 +190,10 @@ class ComputeCell:
 
     # -- the node's executor
 
-    def prepare(self, intent: Intent) -> _Reserved | None:
-        """Claim a host for a build, in memory."""
+    def prepare(self, intent: Intent) -> _Reserved | Grown | None:
+        """Claim a host for a build, or more of its host for a resize, in memory."""
+        if intent.kind == RESIZE:
+            return prepare_resize(self, intent)
         if intent.kind != kinds.BUILD:
             return None
         request = intent.params
@@ -196,16 +211,20 @@ class ComputeCell:
             return _Reserved(request, placement, result.hosts[0])
         return _Reserved(request, placement, reason=result.reason, detail=result.detail)
 
-    def abandon(self, intent: Intent, prepared: _Reserved) -> None:
+    def abandon(self, intent: Intent, prepared: _Reserved | Grown) -> None:
         """Give back what was claimed for a build that was not written down."""
-        if prepared.host_id is not None:
+        if isinstance(prepared, Grown):
+            abandon_resize(self, intent, prepared)
+        elif prepared.host_id is not None:
             self.hosts.release(intent.subject)
 
-    def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | None) -> Verdict | None:
+    def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | Grown | None) -> Verdict | None:
         """Do what an intent asks, in rows; None when it is to be prepared once more."""
         if intent.kind == kinds.BUILD:
-            assert prepared is not None, "a build was prepared"
+            assert isinstance(prepared, _Reserved), "a build was prepared"
             return self._accept_build(tx, intent, prepared)
+        if isinstance(prepared, Grown):
+            follow_rows(self, tx, intent.subject)
         row = tx.find(instances, id=intent.subject)
         if row is None and intent.kind == kinds.DELETE:
             release_claim(tx, intent.subject)
@@ -221,6 +240,9 @@ class ComputeCell:
                 return self._confirm(tx, intent, row)
             case kinds.DELETE:
                 self._accept_delete(tx, intent, row)
+            case kind if kind in SIZES:
+                grown = prepared if isinstance(prepared, Grown) else Grown()
+                return accept_size(self, tx, intent, row, grown)
             case "power":
                 self._accept_power(tx, intent)
             case "reset-state":
@@ -352,6 +374,7 @@ class ComputeCell:
             "is_confirmed": False,
             "request": request,
             "placement": [prepared.placement],
+            "resize": None,
         }
         if row is not None:
             # It was let go here before, and has come back.
@@ -360,6 +383,14 @@ class ComputeCell:
             times = {"created_at": intent.created_at, "updated_at": intent.created_at}
             insert_instance(tx, {"id": intent.subject, "generation": 1, **times, **values})
         return self._accepted(intent)
+
+    def look_again_later(self, tx: Tx, host_id: str) -> None:
+        """Learn what another scheduler claimed on a host, once this is written."""
+
+        def look() -> None:
+            self._tasks.start("look again", self._look_again(host_id))
+
+        tx.on_commit(look)
 
     def _choose_again(self, instance_id: str, host_id: str) -> None:
         """Let go of a host on which another scheduler was first, and learn what it claimed."""
@@ -399,14 +430,14 @@ class ComputeCell:
 
     def _accept_delete(self, tx: Tx, intent: Intent, row: Row) -> None:
         if row.vm_state == "deleted":
-            self._take(tx, intent)
+            self.take(tx, intent)
             return
         if not row.is_confirmed:
-            self._take(tx, intent)
+            self.take(tx, intent)
             self._let_go(tx, intent.subject, row.build)
             return
-        self._take(tx, intent, task_state="deleting")
-        for kind in ("build", "power", "run"):
+        self.take(tx, intent, task_state="deleting")
+        for kind in ("build", "power", "run", RESIZE, REVERT_RESIZE):
             saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
             tx,
@@ -425,9 +456,9 @@ class ComputeCell:
             and (row.task_state is None or row.task_state in transition.task_states)
         )
         if not allowed:
-            self._refuse(tx, intent, row, transition.action)
+            self.refuse(tx, intent, row, transition.action)
             return
-        self._take(tx, intent, task_state=transition.task_state)
+        self.take(tx, intent, task_state=transition.task_state)
         saga.start(
             tx,
             "power",
@@ -439,12 +470,16 @@ class ComputeCell:
     def _accept_reset(self, tx: Tx, intent: Intent) -> None:
         row = tx.find(instances, id=intent.subject)
         if row is None or row.vm_state == "deleted" or row.task_state == "deleting":
-            self._take(tx, intent)
+            self.take(tx, intent)
             return
-        values: dict[str, Any] = {"fault": None} if intent.params["vm_state"] == "active" else {}
-        self._take(tx, intent, task_state=None, vm_state=intent.params["vm_state"], **values)
+        values: dict[str, Any] = {}
+        if intent.params["vm_state"] == "active":
+            values["fault"] = None
+            end_by_hand(self, tx, row)
+        self.take(tx, intent, task_state=None, vm_state=intent.params["vm_state"], **values)
 
-    def _take(self, tx: Tx, intent: Intent, **values: Any) -> Row | None:
+    def take(self, tx: Tx, intent: Intent, **values: Any) -> Row | None:
+        """Write what an intent asks of an instance, and that it was here."""
         return change_instance(
             tx,
             intent.subject,
@@ -453,11 +488,11 @@ class ComputeCell:
             **values,
         )
 
-    def _refuse(self, tx: Tx, intent: Intent, row: Row | None, action: str) -> None:
+    def refuse(self, tx: Tx, intent: Intent, row: Row | None, action: str) -> None:
         """Note that an action came too late: the server had changed on the way down."""
         if row is None:
             return
-        self._take(tx, intent)
+        self.take(tx, intent)
         finish_event(
             tx,
             instance_id=intent.subject,

@@ -18,7 +18,7 @@ from xenith.compute.operations.context import Seal
 from xenith.compute.records import hosts as rows
 from xenith.compute.records.claims import claim_host, host_claims
 from xenith.compute.records.instances import allocations, instances
-from xenith.core.errors import Conflict, NotFound, Unavailable
+from xenith.core.errors import Conflict, Exhausted, NotFound, Unavailable
 from xenith.core.ids import HostId, InstanceId, ProjectId
 from xenith.core.log import logger
 from xenith.core.world import World
@@ -26,7 +26,7 @@ from xenith.db import Database, Row, Tx
 from xenith.driver import HostAddress, HostDriver
 from xenith.scheduler.choose import NoValidHost, Placement, choose
 from xenith.scheduler.filters import FILTERS, IO_OPS_PER_HOST_MAX
-from xenith.scheduler.hosts import Host, HostTable
+from xenith.scheduler.hosts import Claim, Host, HostTable
 from xenith.scheduler.profile import HostProfile
 from xenith.scheduler.request import PlacementRequest
 
@@ -303,6 +303,46 @@ class CellHosts:
             self._unwritten.add(request.instance_id)
         return result
 
+    def grow(self, instance_id: str, *, ram_mib: int, vcpus: int, disk_gib: int) -> Claim | None:
+        """Have an instance hold at least this much in the table; give what it held before.
+
+        None when it holds no claim.
+
+        Raises:
+            Exhausted: its host has no room for what it would hold more, or is not up.
+        """
+        claim = self.table.find_claim(InstanceId(instance_id))
+        if claim is None:
+            return None
+        index = claim.host_index
+        for what, more, free in (
+            ("memory", ram_mib - claim.ram_mib, int(self.table.ram_free[index])),
+            ("processors", vcpus - claim.vcpus, int(self.table.vcpus_free[index])),
+            ("disk", disk_gib - claim.disk_gib, int(self.table.disk_free[index])),
+        ):
+            if 0 < more > free:
+                raise Exhausted(f"host {self.table.names[index]} lacks {more - free} of {what}")
+        if not self.table.is_up[index]:
+            raise Exhausted(f"host {self.table.names[index]} is not up")
+        self._unwritten.add(instance_id)
+        return self.table.resize(
+            InstanceId(instance_id),
+            ram_mib=max(ram_mib, claim.ram_mib),
+            vcpus=max(vcpus, claim.vcpus),
+            disk_gib=max(disk_gib, claim.disk_gib),
+        )
+
+    def follow_allocation(self, allocation: Row | Claim, instance_id: str) -> None:
+        """Have the table say what an allocation does; safe to repeat."""
+        self._unwritten.discard(instance_id)
+        self.table.resize(
+            InstanceId(instance_id),
+            ram_mib=allocation.ram_mib,
+            vcpus=allocation.vcpus,
+            disk_gib=allocation.disk_gib,
+        )
+        self.wake_waiting()
+
     def write_claim(self, tx: Tx, allocation: Mapping[str, Any]) -> bool:
         """Write a claim that the table has; False when another scheduler claimed there first.
 
@@ -333,6 +373,8 @@ class CellHosts:
         for row in held:
             if self.table.find_claim(row.instance_id) is None:
                 self.adopt(row)
+            elif row.instance_id not in self._unwritten:
+                self.follow_allocation(row, row.instance_id)
         self._generations[host_id] = generation
         self.wake_waiting()
 

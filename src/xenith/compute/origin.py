@@ -11,7 +11,7 @@ from xenith.cells import intents as kinds
 from xenith.cells.intents import Intent, Verdict
 from xenith.compute.neighbours import Networking
 from xenith.compute.operations.context import Context
-from xenith.compute.projection import apply_change, end_server
+from xenith.compute.projection import apply_change, end_resize, end_server
 from xenith.compute.records.actions import EVENTS, finish_event, follow_event
 from xenith.compute.records.hosts import HOSTS, hosts
 from xenith.compute.records.instances import INSTANCES, KIND, instances
@@ -185,6 +185,8 @@ class ComputeOrigin:
                 pending_vm_state=None,
                 updated_at=now,
             )
+        if server.resize is not None and server.resize["number"] == intent.number:
+            end_resize(tx, server, is_new=False)
         self._note(tx, server, intent, verdict, now_s=now)
 
     def _note(self, tx: Tx, server: Row, intent: Intent, verdict: Verdict, *, now_s: float) -> None:
@@ -192,7 +194,7 @@ class ComputeOrigin:
             tx,
             instance_id=server.id,
             request_id=intent.request_id,
-            event=_EVENTS.get(intent.kind, f"compute_{intent.kind}_instance"),
+            event=_EVENTS.get(intent.kind, f"compute_{intent.kind.replace('-', '_')}_instance"),
             attempt=1,
             host=None,
             started_s=intent.created_at,

@@ -22,6 +22,9 @@ POWER_NUMBERS = {
     "suspended": SUSPENDED,
 }
 
+#: And back again.
+WORDS = {number: word for word, number in POWER_NUMBERS.items()}
+
 #: The vm_state that a power state leads to when a guest changes it by itself.
 VM_STATE_OF_POWER = {
     "running": "active",

@@ -44,6 +44,7 @@ POWERS = {
     "paused": ("Paused",),
     "stopped": ("Halted",),
     "suspended": ("Suspended",),
+    "resized": ("Running", "Halted"),
 }
 CLASSES = ("VM", "VDI", "VBD", "VIF")
 #: Objects of one class by reference.
@@ -240,7 +241,8 @@ def _usage(rows: Rows) -> Iterator[str]:
     expected: dict[str, Counter[str]] = {}
     for server in rows.living.values():
         used = expected.setdefault(server.project_id, Counter())
-        used.update(instances=1, cores=server.flavor["vcpus"], ram=server.flavor["ram"])
+        cores, ram_mib = compute_quotas.held_by(server)
+        used.update(instances=1, cores=cores, ram=ram_mib)
     for project_id in rows.usage.keys() | expected.keys():
         kept = {name: count for name, count in rows.usage.get(project_id, {}).items() if count}
         if kept != dict(expected.get(project_id, {})):
@@ -263,6 +265,13 @@ def _allocations(rows: Rows) -> Iterator[str]:
     held = {row.instance_id: row.host_id for row in rows.allocations.values()}
     if placed != held:
         yield f"instances are placed {placed} and have allocations {held}"
+    for server_id, row in rows.allocations.items():
+        server = rows.living.get(server_id)
+        if server is None:
+            continue
+        expected = compute_quotas.held_by(server)
+        if (row.vcpus, row.ram_mib) != expected or row.disk_gib < server.flavor["disk"]:
+            yield f"server {server_id} holds {row}, and its sizes ask for {expected}"
 
 
 def _host(rows: Rows, host: HostRecords) -> Iterator[str]:
@@ -314,6 +323,9 @@ def _machines(rows: Rows, hosts: list[HostRecords]) -> Iterator[str]:
             yield f"{host.name} has {len(found)} VMs of server {server_id}"
             continue
         ((ref, vm),) = found
+        size = server.flavor["vcpus"], server.flavor["ram"] * 2**20
+        if (int(vm["VCPUs_max"]), int(vm["memory_static_max"])) != size:
+            yield f"server {server_id} has a VM of another size than {size}"
         if vm["power_state"] not in POWERS[instance.vm_state]:
             yield f"server {server_id} is {instance.vm_state} and its VM {vm['power_state']}"
         disks = sorted(

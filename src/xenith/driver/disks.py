@@ -118,6 +118,13 @@ class Disks:
             raise NotFound(f"instance {instance_id} has no root disk on {self._line.address.name}")
         return root
 
+    async def grow_root(self, instance_id: str, root_gib: int) -> None:
+        """Have the root disk of a halted VM be at least so large. Safe to repeat."""
+        root = await self.get_root(instance_id)
+        size = int(await self._line.call("VDI.get_virtual_size", root))
+        if root_gib * GIB > size:
+            await self._line.call("VDI.resize", root, root_gib * GIB)
+
     async def delete_root(self, instance_id: str) -> None:
         """Remove the root disk. Safe to repeat."""
         name = root_name(instance_id)

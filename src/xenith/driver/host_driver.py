@@ -175,6 +175,18 @@ class HostDriver:
             held.power = state
         return WORDS[state]
 
+    async def resize(self, instance_id: str, *, ram_mib: int, vcpus: int, root_gib: int) -> None:
+        """Give a halted VM another size; its root disk grows and never shrinks. Safe to repeat.
+
+        Raises:
+            NotFound: the host has no such VM.
+            Conflict: the VM runs.
+            Exhausted: the host has no room for the disk.
+        """
+        with self._spoken("resize the VM", instance_id):
+            await self._vms.set_size(instance_id, ram_mib=ram_mib, vcpus=vcpus)
+            await self._disks.grow_root(instance_id, root_gib)
+
     async def power_state(self, instance_id: str) -> str | None:
         """Ask the host for the VM's power state; None when it has no such VM."""
         held = self._inventory.instances.get(instance_id)

@@ -77,6 +77,19 @@ class Vms:
         await self._destroy_all(instance_id, look=self._inventory.is_begun(name))
         self._inventory.settle(name)
 
+    async def set_size(self, instance_id: str, *, ram_mib: int, vcpus: int) -> None:
+        """Give a halted VM this memory and as many processors. Safe to repeat.
+
+        Source: XenAPI, VM.set_memory_limits, VM.set_VCPUs_max and VM.set_VCPUs_at_startup: a VM
+        never begins with more processors than it may have, so the order depends.
+        """
+        vm, memory = self.get(instance_id), ram_mib * MIB
+        await self._line.call("VM.set_memory_limits", vm, 0, memory, memory, memory)
+        most = int(await self._line.call("VM.get_VCPUs_max", vm))
+        setters = ["VM.set_VCPUs_max", "VM.set_VCPUs_at_startup"]
+        for setter in setters if vcpus >= most else reversed(setters):
+            await self._line.call(setter, vm, vcpus)
+
     def get(self, instance_id: str) -> str:
         """Give the VM's reference.
 

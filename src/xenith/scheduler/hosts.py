@@ -290,6 +290,23 @@ class HostTable:
             self.io_ops_total += 1
         return self._next_generation(host_index)
 
+    def resize(
+        self, instance_id: InstanceId, *, ram_mib: int, vcpus: int, disk_gib: int
+    ) -> Claim | None:
+        """Have the instance hold this much, fitting or not; give what it held, None for nothing."""
+        claim = self._claims.get(instance_id)
+        if claim is None:
+            return None
+        row = claim.host_index
+        self.ram_free[row] += claim.ram_mib - ram_mib
+        self.vcpus_free[row] += claim.vcpus - vcpus
+        self.disk_free[row] += claim.disk_gib - disk_gib
+        self._claims[instance_id] = msgspec.structs.replace(
+            claim, ram_mib=ram_mib, vcpus=vcpus, disk_gib=disk_gib
+        )
+        self._next_generation(row)
+        return claim
+
     def release(self, instance_id: InstanceId) -> int:
         """Give back what the instance holds; give the host's generation.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from xenith.compute.endpoints.server_view import host_id
 from xenith.compute.operations import Compute
-from xenith.compute.schemas.servers import ConsoleOutput, Lock, Reboot, ResetState
+from xenith.compute.schemas.servers import ConsoleOutput, Lock, Reboot, ResetState, Resize
 from xenith.core.clock import parse_iso
 from xenith.core.errors import Invalid, NotFound
 from xenith.db import Row
@@ -66,6 +66,29 @@ async def reset_state(call: Call[Compute]) -> None:
     await call.service.actions.reset_state(
         call.principal, call["server_id"], vm_state=call.body.state, request_id=call.request_id
     )
+
+
+async def resize(call: Call[Compute]) -> None:
+    """Give a server another flavor."""
+    wanted: Resize = call.body
+    await call.service.resizes.resize(
+        call.principal,
+        call["server_id"],
+        str(wanted.flavor_ref).rstrip("/").rpartition("/")[2],
+        request_id=call.request_id,
+    )
+
+
+async def confirm_resize(call: Call[Compute]) -> None:
+    """Keep the new flavor."""
+    await call.service.resizes.confirm(
+        call.principal, call["server_id"], request_id=call.request_id
+    )
+
+
+async def revert_resize(call: Call[Compute]) -> None:
+    """Go back to the old flavor."""
+    await call.service.resizes.revert(call.principal, call["server_id"], request_id=call.request_id)
 
 
 async def console_output(call: Call[Compute]) -> dict[str, str]:
@@ -218,6 +241,9 @@ ENDPOINTS = (
     _do("unpause", _power("unpause"), "os-pause-server:unpause"),
     _do("suspend", _power("suspend"), "os-suspend-server:suspend"),
     _do("resume", _power("resume"), "os-suspend-server:resume"),
+    _do("resize", resize, "servers:resize", body=Resize),
+    _do("confirmResize", confirm_resize, "servers:confirm_resize", status=204),
+    _do("revertResize", revert_resize, "servers:revert_resize"),
     _do("lock", lock, "os-lock-server:lock", body=(((2, 73), Lock | None),)),
     _do("unlock", unlock, "os-lock-server:unlock"),
     _do("forceDelete", force_delete, "os-deferred-delete:force"),

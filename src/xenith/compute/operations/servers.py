@@ -207,15 +207,7 @@ class Servers:
                     )
                 ]
             )
-            flavor_copy = {
-                "original_name": flavor.name,
-                "vcpus": flavor.vcpus,
-                "ram": flavor.ram_mib,
-                "disk": flavor.root_gib,
-                "ephemeral": flavor.ephemeral_gib,
-                "swap": flavor.swap_mib,
-                "extra_specs": flavor.extra_specs,
-            }
+            flavor_copy = copy_flavor(flavor)
             config_drive = request.config_drive or context.has_forced_config_drive
             tx.insert(
                 servers,
@@ -255,6 +247,7 @@ class Servers:
                     "cell_id": None,
                     "fault": None,
                     "trail": None,
+                    "resize": None,
                 },
             )
             start_action(
@@ -359,6 +352,19 @@ def _joined(
         "id": group.id,
         "policy": group.policy,
         "max_per_host": int(rules.get("max_server_per_host", 1)),
+    }
+
+
+def copy_flavor(flavor: Row) -> dict[str, Any]:
+    """Give what a server keeps of its flavor, and goes on to have when that changes."""
+    return {
+        "original_name": flavor.name,
+        "vcpus": flavor.vcpus,
+        "ram": flavor.ram_mib,
+        "disk": flavor.root_gib,
+        "ephemeral": flavor.ephemeral_gib,
+        "swap": flavor.swap_mib,
+        "extra_specs": flavor.extra_specs,
     }
 
 

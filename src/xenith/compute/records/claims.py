@@ -55,6 +55,19 @@ def claim_host(tx: Tx, allocation: Mapping[str, Any], *, claimant: str, seen: in
     return int(generation)
 
 
+def shrink_claim(tx: Tx, instance_id: str, *, ram_mib: int, vcpus: int) -> Row | None:
+    """Give back what an instance does not hold any more; give its allocation as it then is.
+
+    A disk never shrinks, so what is claimed of disks stays. Transaction function.
+    """
+    held = tx.find(allocations, instance_id=instance_id)
+    if held is None:
+        return None
+    tx.update(allocations, {"instance_id": instance_id}, ram_mib=ram_mib, vcpus=vcpus)
+    tx.change(host_claims, {"host_id": held.host_id}, counter="generation")
+    return tx.get(allocations, instance_id=instance_id)
+
+
 def release_claim(tx: Tx, instance_id: str) -> Row | None:
     """Give back what an instance holds; give its allocation as it was. Transaction function."""
     held = tx.find(allocations, instance_id=instance_id)

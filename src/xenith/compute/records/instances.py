@@ -44,6 +44,9 @@ instances = sa.Table(
     sa.Column("request", Json),
     # Why this host: filters, counts, the nearest miss; for each attempt.
     sa.Column("placement", Json),
+    # The last resize: number (of its intent), is_open until it is confirmed, reverted or has
+    # failed, is_new for which of the sizes old and new the VM has.
+    sa.Column("resize", Json),
 )
 sa.Index("instances_by_host", instances.c.host_id)
 sa.Index("instances_by_task", instances.c.task_state)

@@ -128,6 +128,36 @@ def claim_instances(
     return count
 
 
+def change_size(tx: Tx, project_id: str, *, cores: int, ram_mib: int) -> None:
+    """Take quota for what an instance grows by, or give back what it shrinks by.
+
+    Transaction function.
+
+    Raises:
+        Exhausted: what it grows by does not fit.
+    """
+    limits, usage = limits_of(tx, project_id), usage_of(tx, project_id)
+    asked = {"cores": cores, "ram": ram_mib}
+    if any(
+        amount > 0 and limits[name] != UNLIMITED and usage[name] + amount > limits[name]
+        for name, amount in asked.items()
+    ):
+        raise _exceeded(limits, usage, {name: max(amount, 0) for name, amount in asked.items()})
+    changed = {name: max(usage[name] + amount, 0) for name, amount in asked.items()}
+    tx.upsert(quota_usages, {"project_id": project_id, **usage, **changed})
+
+
+def held_by(server: Row) -> tuple[int, int]:
+    """Give the cores and the RAM in MiB that quota counts for a server.
+
+    The greater of both sizes until a resize has come to its end.
+    """
+    sizes = [server.flavor]
+    if server.resize is not None:
+        sizes += [server.resize["new"]["flavor"], server.resize["old"]["flavor"]]
+    return max(size["vcpus"] for size in sizes), max(size["ram"] for size in sizes)
+
+
 def release_instances(tx: Tx, project_id: str, *, count: int, cores: int, ram_mib: int) -> None:
     """Give back the quota of instances of one size. Transaction function."""
     usage = usage_of(tx, project_id)
@@ -150,15 +180,21 @@ def recount_usage(tx: Tx) -> int:
     """
     counted: dict[str, dict[str, int]] = {}
     grouped = (
-        sa.select(servers.c.project_id, servers.c.flavor, sa.func.count().label("server_count"))
+        sa.select(
+            servers.c.project_id,
+            servers.c.flavor,
+            servers.c.resize,
+            sa.func.count().label("server_count"),
+        )
         .where(servers.c.deleted_at.is_(None))
-        .group_by(servers.c.project_id, servers.c.flavor)
+        .group_by(servers.c.project_id, servers.c.flavor, servers.c.resize)
     )
     for row in tx.all(grouped):
         usage = counted.setdefault(row.project_id, _usage(None))
         usage["instances"] += row.server_count
-        usage["cores"] += row.server_count * row.flavor["vcpus"]
-        usage["ram"] += row.server_count * row.flavor["ram"]
+        cores, ram_mib = held_by(row)
+        usage["cores"] += row.server_count * cores
+        usage["ram"] += row.server_count * ram_mib
     kept = {row.project_id: _usage(row) for row in tx.all(sa.select(quota_usages))}
     wrong = [
         project_id

@@ -255,6 +255,7 @@ class InstancePart(msgspec.Struct, frozen=True):
     is_confirmed: bool
     request: Any
     placement: Any
+    resize: Any
 
 
 _FIELDS = InstancePart.__struct_fields__

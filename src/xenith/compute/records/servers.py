@@ -61,6 +61,9 @@ servers = sa.Table(
     # Why no cell took it; and how cells were chosen at each level, for operators.
     sa.Column("fault", Json),
     sa.Column("trail", Json),
+    # The resize that has not come to its end: number (of its intent), new and old, each with the
+    # flavor's id and copy. While there is one, quota is held for the greater of both.
+    sa.Column("resize", Json),
 )
 sa.Index("servers_by_cell", servers.c.cell_id)
 sa.Index(

@@ -186,6 +186,17 @@ class Reboot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["HARD", "Hard", "hard", "SOFT", "Soft", "soft"]
 
 
+class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The value of the action `resize`."""
+
+    flavor_ref: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | int = msgspec.field(
+        name="flavorRef"
+    )
+    disk_config: DiskConfig | msgspec.UnsetType = msgspec.field(
+        name="OS-DCF:diskConfig", default=msgspec.UNSET
+    )
+
+
 class ConsoleOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The value of the action `os-getConsoleOutput`; -1 and null are the whole log."""
 

@@ -342,7 +342,13 @@ async def _ensure_flavors(root: Root) -> None:
     for flavor_id, ram_mib in FLAVORS.items():
         if flavor_id not in known:
             await root.service.flavors.create(
-                FlavorSpec(id=flavor_id, name=flavor_id, vcpus=1, ram_mib=ram_mib, root_gib=1)
+                FlavorSpec(
+                    id=flavor_id,
+                    name=flavor_id,
+                    vcpus=1 + ram_mib // 256,
+                    ram_mib=ram_mib,
+                    root_gib=1 + ram_mib // 256,
+                )
             )
 
 

@@ -71,6 +71,8 @@ class Tenant:
         self._ids = region.simulation.ids(name)
         self._all = workload
         self._servers: list[str] = []
+        #: Servers whose resize was accepted, and by now may be confirmed or reverted.
+        self._resized: list[str] = []
         self._who = Principal(
             user_id=name,
             user_name=name,
@@ -93,9 +95,18 @@ class Tenant:
             return "create", self._create
         if drawn < (0.5 if has_enough else 0.55):
             return "delete", self._delete
-        if drawn < 0.8:
+        if drawn < 0.75:
             return "power", self._power
+        if drawn < 0.85:
+            return self._choose_of_size()
         return ("list", self._list) if drawn < 0.93 else ("show", self._show)
+
+    def _choose_of_size(self) -> tuple[str, Callable[[Root], Awaitable[None]]]:
+        """Resize, or end a resize: what was resized is looked for first."""
+        drawn = self._ids.uniform()
+        if not self._resized or drawn < 0.5:
+            return "resize", self._resize
+        return ("confirm", self._confirm) if drawn < 0.8 else ("revert", self._revert)
 
     async def _try(self, name: str, thing: Callable[[Root], Awaitable[None]]) -> None:
         try:
@@ -141,6 +152,8 @@ class Tenant:
             self._who, server_id, request_id=root.world.ids.request_id()
         )
         self._servers.remove(server_id)
+        # It may have been resized more than once.
+        self._resized = [each for each in self._resized if each != server_id]
         self._all.deleted.add(server_id)
         self._region.events.tell("deleted", tenant=self.name, server=server_id)
 
@@ -151,6 +164,30 @@ class Tenant:
             self._who, server_id, transition, request_id=root.world.ids.request_id()
         )
         self._region.events.tell(transition, tenant=self.name, server=server_id)
+
+    async def _resize(self, root: Root) -> None:
+        server_id, flavor = self._any_server(), self._one_of(tuple(FLAVORS))
+        await root.service.resizes.resize(
+            self._who, server_id, flavor, request_id=root.world.ids.request_id()
+        )
+        self._resized.append(server_id)
+        self._region.events.tell("resized", tenant=self.name, server=server_id, flavor=flavor)
+
+    async def _confirm(self, root: Root) -> None:
+        server_id = self._one_of(tuple(self._resized))
+        await root.service.resizes.confirm(
+            self._who, server_id, request_id=root.world.ids.request_id()
+        )
+        self._resized.remove(server_id)
+        self._region.events.tell("confirmed", tenant=self.name, server=server_id)
+
+    async def _revert(self, root: Root) -> None:
+        server_id = self._one_of(tuple(self._resized))
+        await root.service.resizes.revert(
+            self._who, server_id, request_id=root.world.ids.request_id()
+        )
+        self._resized.remove(server_id)
+        self._region.events.tell("reverted", tenant=self.name, server=server_id)
 
     async def _show(self, root: Root) -> None:
         server_id = self._any_server()
