@@ -20,7 +20,8 @@ SEEDS = (1, 2)
 #: Virtual minutes of faults.
 MINUTES = 2.0
 
-#: Seeds that once broke something, and what.
+#: Seeds that once broke something, and what. A storm is another one once tenants do other things,
+#: so what was found has a test of its own as well.
 FOUND = {
     3: "a build that was withdrawn or moved left its reservation in the router's memory for good",
     8: "an image import that was given up came to its end later and stayed beside the other",

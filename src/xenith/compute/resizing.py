@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: The kinds of intents, which are those of the sagas too.
 SIZES = RESIZE, CONFIRM_RESIZE, REVERT_RESIZE = "resize", "confirm-resize", "revert-resize"
-#: What an admin reads of a server that its host has no room for; tenants read no more than this.
+#: What a tenant reads when the host has no room; what it lacks is for admins.
 NO_ROOM = "No valid host was found. The server's host has no room for the flavor."
 
 
