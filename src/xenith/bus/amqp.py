@@ -31,7 +31,7 @@ from xenith.bus.port import (
 from xenith.core.clock import Clock
 from xenith.core.errors import TooLarge, Unavailable
 from xenith.core.log import logger
-from xenith.core.tasks import TaskOwner
+from xenith.core.tasks import TaskOwner, end
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractIncomingMessage
@@ -182,8 +182,7 @@ class AmqpBus:
             yield inbox.deliveries()
         finally:
             self._inboxes.discard(inbox)
-            reader.cancel()
-            await asyncio.wait({reader})
+            await end({reader})
 
     async def _keep_reading(self, topic: str, name: str, inbox: _Inbox) -> None:
         while True:

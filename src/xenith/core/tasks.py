@@ -12,11 +12,30 @@ from typing import TYPE_CHECKING, Any
 from xenith.core.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from xenith.core.clock import Clock
 
 _log = logger("core.tasks")
+
+#: Seconds that a task has for its clean-up before it is cancelled once more.
+CANCEL_AGAIN_S = 20.0
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until all have ended.
+
+    One that lost the word is told again. Source: CPython issue 86296: before 3.12, ``wait_for``
+    returns as if nothing were said when it is cancelled in the turn in which its wait ends, and
+    libraries are full of it.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        for task in pending:
+            _log.warning("task is cancelled again", task=task.get_name())
 
 
 class TaskOwner:
@@ -55,9 +74,7 @@ class TaskOwner:
         """Cancel what runs and wait until all of it has ended."""
         self._is_stopping = True
         while self._tasks:
-            for task in tuple(self._tasks):
-                task.cancel()
-            await asyncio.gather(*tuple(self._tasks), return_exceptions=True)
+            await end(self._tasks)
 
     async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -35,6 +35,28 @@ async def test_stopping_cancels_what_runs_and_waits_for_its_last_words(clock):
     assert owner.task_count == 0
 
 
+async def test_a_task_that_loses_the_word_is_told_again(clock, monkeypatch):
+    monkeypatch.setattr("xenith.core.tasks.CANCEL_AGAIN_S", 0.01)
+    lost = []
+
+    async def work():
+        while True:
+            try:
+                await clock.sleep(1000)
+            except asyncio.CancelledError:
+                if lost:
+                    raise
+                lost.append("once, as wait_for does")
+
+    owner = TaskOwner("test", clock)
+    owner.start("work", work())
+    await asyncio.sleep(0)
+    with structlog.testing.capture_logs() as logged:
+        await owner.stop()
+    assert (lost, owner.task_count) == (["once, as wait_for does"], 0)
+    assert [line["event"] for line in logged] == ["task is cancelled again"]
+
+
 async def test_a_task_begun_while_stopping_is_stopped_too(clock):
     owner = TaskOwner("test", clock)
 
