@@ -428,3 +428,36 @@ async def test_a_server_whose_host_went_away_as_it_began_to_run_can_be_deleted(c
     await cloud.revive_host(struck)
     await cloud.until_sound(invariants)
     assert cloud.objects("VM") == []
+
+
+@pytest.mark.parametrize("kind", ["refuse", "hang", "die"])
+@pytest.mark.parametrize(
+    "call", ["VM.set_memory_limits", "VM.set_VCPUs_max", "VDI.resize", "VM.start"]
+)
+async def test_a_host_that_fails_at_any_call_of_a_resize_leaves_one_size_or_the_other(
+    cloud, invariants, call, kind
+):
+    (server_id,) = await cloud.create()
+    await settle(cloud)
+    old = (await cloud.server(server_id)).flavor_id
+    trouble = Trouble(cloud, call, kind)
+    await cloud.resize(server_id, "2")
+
+    async def is_struck() -> bool:
+        return bool(trouble.struck)
+
+    await cloud.until(is_struck)
+    if kind == "die":
+        await cloud.revive_host(*trouble.struck)
+    trouble.gate.set()
+    await cloud.until_sound(invariants)
+    row, server = await cloud.instance(server_id), await cloud.server(server_id)
+    assert [row.host_name] == trouble.struck
+    if row.vm_state == "resized":
+        assert server.flavor_id == "2"
+        await cloud.confirm_resize(server_id)
+        await cloud.until_sound(invariants)
+    else:
+        assert (row.vm_state, server.flavor_id, server.resize) == ("active", old, None)
+        assert "could not be given its size" in row.fault["message"]
+    assert (await cloud.instance(server_id)).vm_state == "active"

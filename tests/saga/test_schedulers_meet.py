@@ -76,6 +76,41 @@ async def test_two_schedulers_that_take_turns_fill_the_hosts_and_not_more(cloud)
     await second.hosts.stop()
 
 
+async def test_a_resize_by_a_scheduler_whose_table_is_old_waits_for_the_hosts_claims(cloud):
+    (server_id,) = await cloud.build()
+    host_id = (await cloud.instance(server_id)).host_id
+    second = cloud._make_cell()
+    await second.hosts.start()
+    # The host is nearly full by now, and the second does not know.
+    first = cloud.cell
+    first.hosts.table.set_enabled(other_host(first, host_id), is_enabled=False)
+    others = await cloud.create(count=9)
+    await cloud.resize(server_id, "1")
+    rows = await cloud.db.read(lambda tx: tx.list(outbox))
+    intents = {row.subject: intent_of(row) for row in rows if row.subject in (*others, server_id)}
+    for each in others:
+        assert choose(first, intents[each], cloud) == host_id
+        assert await write(cloud, first, intents[each]) is not None
+    intent = intents[server_id]
+    assert intent.kind == "resize"
+    before = second.hosts.table.find_claim(server_id)
+    prepared = second.prepare(intent)
+    assert second.hosts.table.find_claim(server_id).ram_mib > before.ram_mib
+    assert await cloud.db.run(second.apply, intent, prepared) is None
+    assert second.hosts.table.find_claim(server_id) == before
+    await second.hosts.look_again(host_id)
+    assert set(others) < claims_of(second, host_id)
+    refused = await cloud.db.run(second.apply, intent, second.prepare(intent))
+    assert (refused.answer, "lacks" in refused.detail) == ("no", True)
+    (held,) = [
+        row
+        for row in await cloud.db.read(lambda tx: tx.list(allocations))
+        if row.instance_id == server_id
+    ]
+    assert held.ram_mib == before.ram_mib
+    await second.hosts.stop()
+
+
 async def test_what_another_scheduler_gave_back_is_found_by_comparing(cloud):
     (server_id,) = await cloud.build()
     second = cloud._make_cell()

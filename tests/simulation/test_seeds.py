@@ -37,6 +37,7 @@ def test_what_must_hold_holds_in_a_storm_and_all_settles_after_it(survive, seed)
     assert report.counts["deaths"] > 3
     assert report.counts["frames dropped"] > 10
     assert report.counts["asked create"] > 20
+    assert report.counts["asked resize"] > 1
     assert report.states["deleted"] > 10
 
 

@@ -21,6 +21,9 @@ _HAVING_VM = frozenset(("active", "stopped", "paused", "suspended", "resized"))
 
 def apply_change(tx: Tx, networks: Networking, instance: Row) -> None:
     """Follow a change of an instance. Transaction function."""
+    if instance.vm_state == "building":
+        # Most changes are of these, and mean nothing here.
+        return
     server = tx.find(servers, id=instance.id)
     if server is None or server.deleted_at is not None or server.cell_id != instance.cell_id:
         # Gone, or another cell's: a cell has no say about servers that it was not given.

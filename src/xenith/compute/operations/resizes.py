@@ -10,6 +10,7 @@ from xenith.compute.operations.servers import (
     copy_flavor,
     get_view,
     refuse_locked,
+    refuse_small_memory,
     refuse_state,
     send_action,
 )
@@ -33,7 +34,8 @@ class Resizes:
         """Ask for another flavor, and take the quota for the greater of both.
 
         Raises:
-            Invalid: there is no such flavor, it is the same, or its disk is smaller.
+            Invalid: there is no such flavor, it is the same, its disk is smaller, or its memory is
+                less than the image asks for.
             Exhausted: the quota does not allow what the server would grow by.
         """
 
@@ -44,7 +46,7 @@ class Resizes:
             server = view.server
             if server.resize is not None:
                 raise Conflict(f"Instance {server_id} has a resize that has not ended")
-            new = _find_flavor(tx, server, flavor_ref, principal)
+            new = self._find_flavor(tx, server, flavor_ref, principal)
             old = server.flavor
             quotas.change_size(
                 tx,
@@ -122,28 +124,32 @@ class Resizes:
 
         await self._context.db.run(accept)
 
+    def _find_flavor(
+        self, tx: Tx, server: Row, flavor_ref: str, principal: Principal
+    ) -> dict[str, Any]:
+        """Find the flavor that a server may be given: its id, and the copy that the server keeps.
+
+        Raises:
+            Invalid: see ``Resizes.resize``.
+        """
+        row = flavors.find_usable_flavor(tx, flavor_ref, principal)
+        if row is None or (row.is_disabled and row.id != server.flavor_id):
+            raise Invalid(f"Flavor {flavor_ref[:64]} could not be found.", kind="FlavorNotFound")
+        if row.id == server.flavor_id:
+            raise Invalid(
+                "When resizing, instances must change flavor!", kind="CannotResizeToSameFlavor"
+            )
+        if row.root_gib < server.flavor["disk"]:
+            raise Invalid(
+                "Server disk was unable to be resized because: Resize to a smaller disk is not "
+                "allowed.",
+                kind="CannotResizeDisk",
+            )
+        image = self._context.images.find_image(tx, server.image_id, principal)
+        if image is not None:
+            refuse_small_memory(image, row)
+        return {"id": row.id, "flavor": copy_flavor(row)}
+
 
 def _refuse_twice(view: ServerView, action: str) -> None:
     raise Conflict(f"Cannot '{action}' instance {view.server.id}: its resize is being ended")
-
-
-def _find_flavor(tx: Tx, server: Row, flavor_ref: str, principal: Principal) -> dict[str, Any]:
-    """Find the flavor that a server may be given: its id, and the copy that the server keeps.
-
-    Raises:
-        Invalid: see ``Resizes.resize``.
-    """
-    row = flavors.find_usable_flavor(tx, flavor_ref, principal)
-    if row is None or (row.is_disabled and row.id != server.flavor_id):
-        raise Invalid(f"Flavor {flavor_ref[:64]} could not be found.", kind="FlavorNotFound")
-    if row.id == server.flavor_id:
-        raise Invalid(
-            "When resizing, instances must change flavor!", kind="CannotResizeToSameFlavor"
-        )
-    if row.root_gib < server.flavor["disk"]:
-        raise Invalid(
-            "Server disk was unable to be resized because: Resize to a smaller disk is not "
-            "allowed.",
-            kind="CannotResizeDisk",
-        )
-    return {"id": row.id, "flavor": copy_flavor(row)}

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from xenith.cells.intents import BUILD
+from xenith.compute.neighbours import ImageInfo
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.requests import (
     ServerRequest,
@@ -323,8 +324,7 @@ class Servers:
             raise Invalid(f"Image {request.image_ref} could not be found.")
         if image.status != "active":
             raise Invalid(f"Image {image.id} is not active.")
-        if image.min_ram_mib > flavor.ram_mib:
-            raise Invalid("Flavor's memory is too small for requested image.")
+        refuse_small_memory(image, flavor)
         needed = max(image.size_bytes or 0, image.virtual_size_bytes or 0)
         if image.min_disk_gib > flavor.root_gib > 0:
             raise Invalid(
@@ -353,6 +353,16 @@ def _joined(
         "policy": group.policy,
         "max_per_host": int(rules.get("max_server_per_host", 1)),
     }
+
+
+def refuse_small_memory(image: ImageInfo, flavor: Row) -> None:
+    """Refuse a flavor that has less memory than an image asks for.
+
+    Raises:
+        Invalid: it has.
+    """
+    if image.min_ram_mib > flavor.ram_mib:
+        raise Invalid("Flavor's memory is too small for requested image.")
 
 
 def copy_flavor(flavor: Row) -> dict[str, Any]:

@@ -166,7 +166,10 @@ class Tenant:
         self._region.events.tell(transition, tenant=self.name, server=server_id)
 
     async def _resize(self, root: Root) -> None:
-        server_id, flavor = self._any_server(), self._one_of(tuple(FLAVORS))
+        server_id = self._any_server()
+        view = await root.service.servers.show(self._who, server_id)
+        others = tuple(each for each in FLAVORS if each != view.server.flavor_id)
+        flavor = self._one_of(others)
         await root.service.resizes.resize(
             self._who, server_id, flavor, request_id=root.world.ids.request_id()
         )
