@@ -22,6 +22,7 @@ from xenith.core.world import World
 from xenith.db import Database
 from xenith.dev.cells import tree_of_one
 from xenith.http import Site
+from xenith.image.operations import Images
 
 CELL = CellId("cell")
 PROJECTS = ("p1", "p2")
@@ -89,7 +90,8 @@ class Cloud:
             db=db,
             world=world,
             node=self.node,
-            images=None,  # type: ignore[arg-type]
+            # Its rows; nobody asks for bytes.
+            images=Images(db, world, None),  # type: ignore[arg-type]
             networks=networks,
             projects=_Projects(),
             seal=Seal(close=lambda data: data, open=lambda data: data),

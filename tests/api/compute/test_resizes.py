@@ -7,6 +7,7 @@ import pytest
 from xenith.compute.records import quotas
 from xenith.compute.records.flavors import flavors
 from xenith.compute.records.servers import servers
+from xenith.image.operations import NewImage
 
 
 def _write_flavors(tx):
@@ -91,6 +92,18 @@ async def test_a_smaller_disk_is_refused(house, server_id):
     answer = await _ask(house, server_id, {"resize": {"flavorRef": "larger"}})
     assert answer.status_code == 400
     assert "smaller disk" in answer.text
+
+
+async def test_a_flavor_with_less_memory_than_the_image_asks_for_is_refused(
+    house, callers, server_id
+):
+    new = NewImage(name="i", disk_format="raw", container_format="bare", min_ram=2048)
+    image = await house.context.images.create(callers.principals["member"], new)
+    await house.db.run(lambda tx: tx.update(servers, {"id": server_id}, image_id=image.id))
+    answer = await _ask(house, server_id, {"resize": {"flavorRef": "larger"}})
+    assert answer.status_code == 400
+    assert "memory is too small" in answer.text
+    assert (await house.db.read(lambda tx: tx.get(servers, id=server_id))).resize is None
 
 
 async def test_a_resize_over_quota_is_refused(house, server_id):
