@@ -8,11 +8,23 @@ be made to read as another's.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
 from xenith.bus.port import Priority
+from xenith.core.errors import Invalid
+
+#: Source: RFC 5672's registration; TLS is the rule.
+PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a broker is, without who asks."""
+
+    host: str
+    port: int
+    virtual_host: str
 
 
 class AmqpAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +47,31 @@ class AmqpAddress(msgspec.Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Tell rich the same; msgspec's own would tell it every field."""
         return [("at", repr(self))]
+
+
+def read_place(url: str, *, has_certificate: bool) -> Place:
+    """Read where a broker is said to be, by a cell that is not its owner.
+
+    >>> read_place("amqps://b.example/x", has_certificate=True)
+    Place(host='b.example', port=5671, virtual_host='x')
+
+    Raises:
+        Invalid: it is no such address, or goes without the certificate that its scheme wants.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise Invalid(f"a broker's address is amqps://HOST[:PORT][/VHOST]: {error}") from None
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise Invalid("a broker's address is amqps://HOST[:PORT][/VHOST]")
+    if (parts.scheme == "amqps") is not has_certificate:
+        raise Invalid(
+            "amqps:// goes with the certificate that the broker's comes from, and amqp:// without"
+        )
+    return Place(
+        parts.hostname, port or PORTS[parts.scheme], unquote(parts.path.lstrip("/")) or "/"
+    )
 
 
 def exchange_name(topic: str) -> str:

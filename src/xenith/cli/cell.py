@@ -209,9 +209,10 @@ def broker(
 ) -> None:
     """Tell the tree that a cell's broker is elsewhere, or has a certificate from elsewhere.
 
+    Without --ca, the certificate of an amqps:// broker stays the one that is known.
     Parents make their links anew. A cell's own settings name its broker too, and go first.
     """
-    body = {"broker": address, "broker_ca": _certificate(ca).hex()}
+    body = {"broker": address} | ({} if ca is None else {"broker_ca": _certificate(ca).hex()})
     _say(_run(data, lambda api: api.patch(_path(ref), body))["cell"], output)
 
 
@@ -263,10 +264,8 @@ def remove(
         print(f"  stays: {cell(left)}")
 
 
-def _certificate(path: Path | None) -> bytes:
+def _certificate(path: Path) -> bytes:
     """Read a certificate's file, in PEM, as DER."""
-    if path is None:
-        return b""
     try:
         return ssl.PEM_cert_to_DER_cert(path.read_text("ascii"))
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from xenith.bus import Bus, MemoryBus
-from xenith.bus.address import AmqpAddress
+from xenith.bus.address import PORTS, AmqpAddress, read_place
 from xenith.cells.keys import CellKey, PublicKey
 from xenith.cells.link import topic_of
 from xenith.cells.topology import CellEntry, Topology
@@ -44,8 +44,6 @@ ACCOUNTS_RETRY_S = 3.0
 #: Seconds for which the connection to a former child is kept, so that it can be told: its parent
 #: tries for ten minutes.
 UNUSED_S = 660.0
-#: Source: RFC 5672's registration; TLS is the rule.
-_PORTS = {"amqp": 5672, "amqps": 5671}
 #: Where nothing goes over a wire.
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -83,7 +81,7 @@ def read_broker(url: str, *, password: str, ca: bytes | None, admin_url: str) ->
     try:
         parts = urlsplit(url)
         port = parts.port
-        is_address = parts.scheme in _PORTS and parts.password is None
+        is_address = parts.scheme in PORTS and parts.password is None
     except ValueError:
         is_address = False
     if not is_address or not parts.hostname:
@@ -98,7 +96,7 @@ def read_broker(url: str, *, password: str, ca: bytes | None, admin_url: str) ->
         raise Invalid("a broker on another machine is reached with TLS: amqps://")
     address = AmqpAddress(
         host=parts.hostname,
-        port=port or _PORTS[parts.scheme],
+        port=port or PORTS[parts.scheme],
         user=unquote(parts.username or "xenith"),
         password=password,
         virtual_host=unquote(parts.path.lstrip("/")) or "/",
@@ -302,24 +300,20 @@ def _parents_address(own: CellId, key: CellKey, child: CellEntry) -> AmqpAddress
     A child says that of itself, so what it says may be anything.
     """
     try:
-        parts = urlsplit(child.broker)
-        host, port = parts.hostname, parts.port
-        is_secret = parts.scheme == "amqps"
-        if not host or parts.scheme not in _PORTS or is_secret is not bool(child.broker_ca):
-            return None
-    except ValueError:
+        place = read_place(child.broker, has_certificate=bool(child.broker_ca))
+    except Invalid:
         return None
     ca = None
-    if is_secret:
+    if child.broker_ca:
         import ssl  # noqa: PLC0415 - as above
 
         ca = ssl.DER_cert_to_PEM_cert(child.broker_ca).encode()
     return AmqpAddress(
-        host=host,
-        port=port or _PORTS[parts.scheme],
+        host=place.host,
+        port=place.port,
         user=account_of(own, child.id),
         password=_password(key, child.key, parent=own, child=child.id),
-        virtual_host=unquote(parts.path.lstrip("/")) or "/",
+        virtual_host=place.virtual_host,
         tls_ca=ca,
     )
 

@@ -392,15 +392,27 @@ async def test_a_broker_s_certificate_is_told_with_its_address_or_alone(cells: C
         entry = cells.tree.root.node.topology.get("r1-c1")
         return entry.broker, entry.broker_ca
 
-    await cells.done("PATCH", "/cells/r1-c1", json={"broker_ca": b"one".hex()})
-    assert told() == ("", b"one")
-    body = {"broker": "amqps://b.example:5671", "broker_ca": b"two".hex()}
+    body = {"broker": "amqps://b.example:5671", "broker_ca": b"one".hex()}
     await cells.done("PATCH", "/cells/r1-c1", json=body)
+    assert told() == ("amqps://b.example:5671", b"one")
+    await cells.done("PATCH", "/cells/r1-c1", json={"broker_ca": b"two".hex()})
     await cells.done("PATCH", "/cells/r1-c1", json={"weight": 2})
     assert told() == ("amqps://b.example:5671", b"two")
-    for wrong in ("xyz", "00" * 20_000):
-        await cells.refused(400, "PATCH", "/cells/r1-c1", json={"broker_ca": wrong})
-    assert told() == ("amqps://b.example:5671", b"two")
+    await cells.done("PATCH", "/cells/r1-c1", json={"broker": "amqps://c.example"})
+    assert told() == ("amqps://c.example", b"two")
+    wrong = (
+        {"broker_ca": "xyz"},
+        {"broker_ca": "00" * 20_000},
+        {"broker_ca": ""},
+        {"broker": "ftp:/x"},
+        {"broker": "amqps://b:no"},
+        {"broker": "amqp://b", "broker_ca": b"one".hex()},
+    )
+    for each in wrong:
+        await cells.refused(400, "PATCH", "/cells/r1-c1", json=each)
+    assert told() == ("amqps://c.example", b"two")
+    await cells.done("PATCH", "/cells/r1-c1", json={"broker": "amqp://127.0.0.1"})
+    assert told() == ("amqp://127.0.0.1", b"")
 
 
 async def test_a_cell_gets_a_second_parent_and_a_link_to_it(cells: Cells):

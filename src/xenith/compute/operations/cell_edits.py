@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from xenith.bus.address import read_place
 from xenith.cells import joining
 from xenith.cells import topology as documents
 from xenith.cells.keys import KEY_BYTES, PublicKey
@@ -399,18 +400,27 @@ def _changed(topology: Topology, cell_id: CellId, body: ChangeBody) -> Topology:
             entry.weight_offset if body.weight_offset is UNSET else body.weight_offset,
         )
     if body.broker is not UNSET or body.broker_ca is not UNSET:
-        edited = documents.with_broker(
-            edited,
-            cell_id,
-            entry.broker if body.broker is UNSET else body.broker,
-            entry.broker_ca if body.broker_ca is UNSET else _from_hex(body.broker_ca, "broker_ca"),
-        )
+        edited = documents.with_broker(edited, cell_id, *_broker_of(entry, body))
     if body.state is not UNSET or body.successor is not UNSET:
         state: State = entry.state if body.state is UNSET else body.state
         named = None if body.successor is UNSET else body.successor
         successor = _resolved(topology, [named])[0] if named else None
         edited = documents.with_state(edited, cell_id, state, successor=successor)
     return edited
+
+
+def _broker_of(entry: CellEntry, body: ChangeBody) -> tuple[str, bytes]:
+    """Say where a cell's broker is and what its certificate comes from, as far as told anew."""
+    broker = entry.broker if body.broker is UNSET else body.broker
+    certificate = entry.broker_ca
+    if body.broker_ca is not UNSET:
+        certificate = _from_hex(body.broker_ca, "broker_ca")
+    elif not broker.startswith("amqps:"):
+        certificate = b""
+    if broker or certificate:
+        # A typing error here would take the cell from its parents.
+        read_place(broker, has_certificate=bool(certificate))
+    return broker, certificate
 
 
 def _or_none(value: tuple[str, ...] | msgspec.UnsetType) -> tuple[str, ...] | None:
