@@ -457,6 +457,16 @@ class Tree:
         await self.stop(name)
         await self.start(name)
 
+    async def lose_owner(self, subject: str) -> str:
+        """Start all, have a subject owned, and stop the cell that owns it; give that cell."""
+        await self.start()
+        await self.ready()
+        await self.wish(subject)
+        owner = (await self.reaches(subject, "owned")).cell_id
+        await self.settle()
+        await self.stop(owner)
+        return owner
+
     async def ready(self) -> None:
         """Wait until the root would choose each of its children."""
 

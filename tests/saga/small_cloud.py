@@ -179,6 +179,17 @@ class SmallCloud:
 
     # -- what a tenant does
 
+    def of_trial(self) -> dict[str, Any]:
+        """Give what a trial of a saga takes from the cloud that it runs in."""
+        return {
+            "db": self.db,
+            "world": self.world,
+            "context": self.cell,
+            "sagas": SAGAS,
+            "close": self.close,
+            "reborn": self.reborn,
+        }
+
     async def create(self, *, count: int = 1, **fields: Any) -> list[str]:
         """Ask for servers; their intents are in the outbox."""
         fields = {"flavor_ref": "64", "config_drive": self.has_config_drive, **fields}

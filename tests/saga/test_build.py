@@ -29,16 +29,11 @@ def make_trial(saga_harness, small_cloud, invariants):
             await check(wanted="error" if first.error["step"] == "claim" else "active")
 
         return saga_harness.Trial(
-            db=cloud.db,
-            world=cloud.world,
-            context=cloud.cell,
-            sagas=small_cloud.SAGAS,
+            **cloud.of_trial(),
             kind="build",
             begin=begin,
             check_done=check,
             check_unwound=check_unwound,
-            close=cloud.close,
-            reborn=cloud.reborn,
         )
 
     return make

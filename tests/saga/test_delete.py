@@ -36,16 +36,11 @@ def make_trial(saga_harness, small_cloud, invariants):
             await check_done()
 
         return saga_harness.Trial(
-            db=cloud.db,
-            world=cloud.world,
-            context=cloud.cell,
-            sagas=small_cloud.SAGAS,
+            **cloud.of_trial(),
             kind="delete",
             begin=begin,
             check_done=check_done,
             check_unwound=check_unwound,
-            close=cloud.close,
-            reborn=cloud.reborn,
         )
 
     return make

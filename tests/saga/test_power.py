@@ -44,16 +44,11 @@ def make_trial(request, saga_harness, small_cloud, invariants):
             assert row.fault["message"]
 
         return saga_harness.Trial(
-            db=cloud.db,
-            world=cloud.world,
-            context=cloud.cell,
-            sagas=small_cloud.SAGAS,
+            **cloud.of_trial(),
             kind="power",
             begin=begin,
             check_done=check_done,
             check_unwound=check_unwound,
-            close=cloud.close,
-            reborn=cloud.reborn,
         )
 
     return make

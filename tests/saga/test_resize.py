@@ -56,16 +56,11 @@ def trial_maker(kind, *, is_stopped, saga_harness, small_cloud, invariants):
                 await check("resized", LARGE, has_failed=True)
 
         return saga_harness.Trial(
-            db=cloud.db,
-            world=cloud.world,
-            context=cloud.cell,
-            sagas=small_cloud.SAGAS,
+            **cloud.of_trial(),
             kind=kind,
             begin=begin,
             check_done=check_done,
             check_unwound=check_unwound,
-            close=cloud.close,
-            reborn=cloud.reborn,
         )
 
     return make

@@ -54,12 +54,7 @@ def test_each_level_tells_its_hosts_its_builds_and_its_links(nodes):
 def test_a_dark_cell_is_told_by_its_link_its_age_and_what_is_open_there(nodes):
     async def scenario(simulation):
         async with nodes.Tree(simulation, SHAPE) as tree:
-            await tree.start()
-            await tree.ready()
-            await tree.wish("a")
-            owner = (await tree.reaches("a", "owned")).cell_id
-            await tree.settle()
-            await tree.stop(owner)
+            owner = await tree.lose_owner("a")
             await tree.order("a", "poke")
 
             async def is_dark() -> bool:

@@ -781,13 +781,8 @@ def test_what_a_cell_was_asked_that_is_taken_out_is_decided_anew(nodes):
 
     async def scenario(simulation):
         async with nodes.Tree(simulation, {"api": (), "c1": ("api",), "c2": ("api",)}) as tree:
-            await tree.start()
-            await tree.ready()
-            await tree.wish("a")
-            owner = (await tree.reaches("a", "owned")).cell_id
+            owner = await tree.lose_owner("a")
             other = {"c1": "c2", "c2": "c1"}[owner]
-            await tree.settle()
-            await tree.stop(owner)
             await tree.order("a", "set", value="late")
             await tree.order("a", "delete")
             root = tree.nodes["api"]
@@ -804,12 +799,7 @@ def test_what_was_given_to_a_cell_that_left_while_its_parent_was_down_is_decided
 
     async def scenario(simulation):
         async with nodes.Tree(simulation, {"api": (), "c1": ("api",), "c2": ("api",)}) as tree:
-            await tree.start()
-            await tree.ready()
-            await tree.wish("a")
-            owner = (await tree.reaches("a", "owned")).cell_id
-            await tree.settle()
-            await tree.stop(owner)
+            owner = await tree.lose_owner("a")
             await tree.order("a", "delete")
             await asyncio.sleep(2)
             root = tree.nodes["api"]
