@@ -16,6 +16,7 @@ from xenith.cells import intents as kinds
 from xenith.cells.intents import Intent, Verdict
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.claims import shrink_claim
+from xenith.compute.records.flavors import disk_gib_of
 from xenith.compute.records.instances import allocations, change_instance, instances
 from xenith.compute.states import RUNNING, VM_STATE_OF_POWER, WORDS
 from xenith.core.errors import Exhausted
@@ -38,15 +39,6 @@ class Grown(msgspec.Struct, frozen=True):
 
     before: Claim | None = None
     detail: str = ""
-
-
-def disk_gib_of(flavor: dict[str, Any]) -> int:
-    """Give what a flavor claims of a host's disks.
-
-    >>> disk_gib_of({"disk": 1, "ephemeral": 2, "swap": 1})
-    4
-    """
-    return int(flavor["disk"] + flavor["ephemeral"] + -(-flavor["swap"] // 1024))
 
 
 def prepare_resize(cell: ComputeCell, intent: Intent) -> Grown:

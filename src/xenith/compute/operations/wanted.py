@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from xenith.cells.choosing import Wanted
+from xenith.compute.records.flavors import disk_gib_of
 from xenith.compute.records.hosts import hosts
 from xenith.compute.records.servers import servers
 from xenith.db import Row, Tx
@@ -35,7 +36,7 @@ def wanted_of(tx: Tx, params: dict[str, Any], members: tuple[str, ...]) -> Wante
     return Wanted(
         ram_mib=flavor["ram"],
         vcpus=flavor["vcpus"],
-        disk_gib=flavor["disk"] + flavor["ephemeral"] + -(-flavor["swap"] // 1024),
+        disk_gib=disk_gib_of(flavor),
         project_id=params["project_id"],
         zone=params["zone"],
         flavor_class=(flavor["extra_specs"] or {}).get(FLAVOR_CLASS),

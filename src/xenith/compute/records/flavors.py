@@ -50,6 +50,15 @@ SORT_COLUMNS: dict[str, Any] = {
 }
 
 
+def disk_gib_of(flavor: dict[str, Any]) -> int:
+    """Give what a flavor, as a server keeps it, claims of a host's disks.
+
+    >>> disk_gib_of({"disk": 1, "ephemeral": 2, "swap": 1})
+    4
+    """
+    return int(flavor["disk"] + flavor["ephemeral"] + -(-flavor["swap"] // 1024))
+
+
 def find_usable_flavor(tx: Tx, flavor_ref: str, principal: Principal) -> Row | None:
     """Find a flavor that a caller's project may use, or None. Transaction function."""
     row = tx.find(flavors, id=flavor_ref)

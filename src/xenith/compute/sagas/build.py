@@ -22,6 +22,7 @@ import msgspec
 from xenith import saga
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.claims import release_claim
+from xenith.compute.records.flavors import disk_gib_of
 from xenith.compute.records.instances import change_instance, instances, settle_instance
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, VM_STATE_OF_POWER
 from xenith.core.errors import Conflict, Exhausted, Invalid, Unavailable, XenithError
@@ -63,7 +64,7 @@ def placement_request(instance_id: str, request: dict[str, Any], tried: list[str
         project_id=ProjectId(request["project_id"]),
         ram_mib=flavor["ram"],
         vcpus=flavor["vcpus"],
-        disk_gib=flavor["disk"] + flavor["ephemeral"] + -(-flavor["swap"] // 1024),
+        disk_gib=disk_gib_of(flavor),
         availability_zone=request["zone"],
         extra_specs=flavor["extra_specs"],
         image_properties=request["image"]["properties"],
