@@ -7,6 +7,7 @@ Source: Virtual Hard Disk Image Format Specification 1.0.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -65,7 +66,10 @@ class Header:
     def encode(self) -> bytes:
         """Return the 1024 bytes, their checksum in place."""
         _check(self)
-        name = self.parent_name.encode("utf-16-be")
+        try:
+            name = self.parent_name.encode("utf-16-be")
+        except UnicodeEncodeError as error:
+            raise refuse("its parent's name holds half of a surrogate pair") from error
         if len(name) > _NAME_BYTES or len(self.locators) > LOCATORS:
             raise refuse("its parent's name or its locators do not fit in a header")
         data = bytearray(HEADER_BYTES)
@@ -119,22 +123,67 @@ def decode_header(data: bytes) -> Header:
     return header
 
 
-def decode_table(data: bytes, header: Header, *, file_bytes: int) -> NDArray[np.uint32]:
-    """Read the table of blocks, and refuse blocks that overlap or lie outside the file."""
+def decode_table(
+    data: bytes,
+    header: Header,
+    *,
+    file_bytes: int,
+    taken: Sequence[tuple[int, int]] = (),
+) -> NDArray[np.uint32]:
+    """Read the table of blocks, and refuse blocks that overlap or lie outside the file.
+
+    ``taken`` are the ranges of bytes, begin and end, that hold something else: the header, the
+    locators. ``file_bytes`` ends where the trailing footer begins, where there is one.
+    """
     if len(data) != header.entries * 4:
         raise refuse(f"its table of {header.entries} blocks is cut off at {len(data)} bytes")
     table = np.frombuffer(data, dtype=">u4").astype(np.uint32)
-    there = np.sort(table[table != ABSENT]).astype(np.int64)
+    there = np.sort(table[table != ABSENT]).astype(np.int64) * SECTOR_BYTES
     if not there.size:
         return table
-    sectors = (header.bitmap_bytes + header.block_bytes) // SECTOR_BYTES
-    if int(there[0]) * SECTOR_BYTES < header.table_offset + len(data):
+    stride = header.bitmap_bytes + header.block_bytes
+    # A table that was grown lies behind blocks, so none of these need be the lowest.
+    table_end = header.table_offset + len(data)
+    if _lies_over(there, stride, header.table_offset, table_end):
         raise refuse("a block lies over its table")
-    if (int(there[-1]) + sectors) * SECTOR_BYTES > file_bytes:
+    if any(_lies_over(there, stride, begin, end) for begin, end in ((0, SECTOR_BYTES), *taken)):
+        raise refuse("a block lies over a footer, a header or a parent locator")
+    if int(there[-1]) + stride > file_bytes:
         raise refuse("a block lies behind the end of the file")
-    if np.any(np.diff(there) < sectors):
+    if np.any(np.diff(there) < stride):
         raise refuse("two blocks overlap")
     return table
+
+
+def _lies_over(there: NDArray[np.int64], stride: int, begin: int, end: int) -> bool:
+    """Tell whether a block of ``stride`` bytes, at one of the sorted offsets, meets a range."""
+    at = int(np.searchsorted(there, begin - stride, side="right"))
+    return at < there.size and int(there[at]) < end
+
+
+def check_extent(header: Header, *, header_offset: int, size_bytes: int, file_bytes: int) -> None:
+    """Hold a header against its footer and its file, before its table is read.
+
+    Raises:
+        Invalid: it has too few blocks for its disk, or its parts lie over each other or outside.
+    """
+    if header.entries * header.block_bytes < size_bytes:
+        raise refuse(f"its {header.entries} blocks do not hold {size_bytes} bytes")
+    table_end = header.table_offset + header.entries * 4
+    if max(table_end, header_offset + HEADER_BYTES) > file_bytes:
+        raise refuse("its header or its table lies behind the end of the file")
+    if header_offset < table_end and header.table_offset < header_offset + HEADER_BYTES:
+        raise refuse(f"its table at {header.table_offset} lies over its header")
+    for one in header.locators:
+        if one.offset + one.length_bytes > file_bytes:
+            raise refuse("a parent locator lies behind the end of the file")
+
+
+def taken_ranges(header: Header, header_offset: int) -> list[tuple[int, int]]:
+    """List what else than blocks and the table lies where, as ranges of bytes."""
+    ranges = [(header_offset, header_offset + HEADER_BYTES)]
+    ranges += [(one.offset, one.offset + one.length_bytes) for one in header.locators]
+    return [(begin, end) for begin, end in ranges if end > begin]
 
 
 def _check(header: Header) -> None:
