@@ -19,7 +19,7 @@ DEPTH_MAX = 30
 
 
 class Run(NamedTuple):
-    """``length`` sectors in one place: the link (0 is the leaf) and the byte of its file; None: zero."""
+    """``length`` sectors: the link that has them (0 is the leaf; None: zeros), and where in it."""
 
     sector: int
     length: int

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from xenith.core.errors import Conflict, Invalid, NotFound
+from xenith.core.errors import Conflict, Invalid
 from xenith.vhd import journal
 from xenith.vhd.alter import reparent, resize, set_hidden
 from xenith.vhd.chain import open_parent
@@ -50,8 +50,6 @@ class CoalesceNote(msgspec.Struct, frozen=True, kw_only=True):
     parent_uuid: str
     is_leaf: bool
     next_block: int = 0
-    is_merged: bool = False
-    grandchildren: tuple[str, ...] = ()
 
 
 class Coalesce:
@@ -73,7 +71,8 @@ class Coalesce:
         self._merge(part)
         if self._blocks and not self.note.is_leaf:
             self.parent.flush()
-            self._save(next_block=self._blocks[0])
+            self.note = msgspec.structs.replace(self.note, next_block=self._blocks[0])
+            journal.save(self._files, note_name(self.note.child), self.note)
         if self._blocks or not self.child.touched:
             return bool(self._blocks)
         self._blocks, self.child.touched = sorted(self.child.touched), set()
@@ -110,9 +109,8 @@ class Coalesce:
         self._files.sync()
 
     def _finish_middle(self, live: Mapping[str, Image]) -> None:
-        standing = children(scan(self._files), self.note.child)
-        self._save(is_merged=True, grandchildren=tuple(standing))
-        for name in standing:
+        # After a crash in the middle of this, those that are still listed are the rest.
+        for name in children(scan(self._files), self.note.child):
             _reparent(self._files, name, self.parent, live)
         self._files.unlink(self.note.child)
 
@@ -132,10 +130,6 @@ class Coalesce:
             self.child.file.read_into(place, part)
             self.parent.write(offset, part)
             offset, place, left = offset + len(part), place + len(part), left - len(part)
-
-    def _save(self, **changes: object) -> None:
-        self.note = msgspec.structs.replace(self.note, **changes)
-        journal.save(self._files, note_name(self.note.child), self.note)
 
 
 def note_name(child: str) -> str:
@@ -221,15 +215,7 @@ def _recover_coalesce(files: Files, name: str) -> None:
         parent.close()
         raise Invalid(f"The note {name} is about other files than those that have its names.")
     _grow(files, parent, child.size_bytes)
-    if not note.is_merged:
-        _run(Coalesce(files, note, child, parent))
-        return
-    for standing in note.grandchildren:
-        _reparent(files, standing, parent, {})
-    child.close()
-    parent.close()
-    files.unlink(note.child)
-    journal.drop(files, name)
+    _run(Coalesce(files, note, child, parent))
 
 
 def _run(work: Coalesce) -> None:
@@ -246,13 +232,9 @@ def _reparent(files: Files, name: str, parent: Image, live: Mapping[str, Image])
     if name in live:
         reparent(live[name], parent, files=files)
         return
+    image = open_image(files, name, writable=True)
     try:
-        image = open_image(files, name, writable=True)
-    except NotFound:
-        return  # removed while the coalesce waited to be carried on
-    try:
-        if image.header is not None and image.header.parent_uuid != parent.footer.uuid:
-            reparent(image, parent, files=files)
+        reparent(image, parent, files=files)
     finally:
         image.close()
 

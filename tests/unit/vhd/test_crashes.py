@@ -7,6 +7,7 @@ same writes leave on a flat array of bytes: of what was flushed all, of the rest
 was or as it became.
 """
 
+import itertools
 import random
 
 import pytest
@@ -59,7 +60,7 @@ class Node:
                 continue
             end = offset + len(value)
             edges = [offset, *range(offset - offset % SECTOR + SECTOR, end, SECTOR), end]
-            for begin, stop in zip(edges, edges[1:], strict=False):
+            for begin, stop in itertools.pairwise(edges):
                 if luck():
                     self.apply(data, (kind, begin, value[begin - offset : stop - offset]))
         return Node(data)
@@ -233,7 +234,9 @@ class Life:
             return
         self.settle(leaf)
         self.count += 1
-        base, other = f"base{self.count}.vhd", f"snap{self.count}.vhd"
+        # Names of many lengths: a header that is replaced differs in both of its sectors.
+        base = f"base{'x' * (self.count % 7)}{self.count}.vhd"
+        other = f"snap{self.count}.vhd"
         self.pending = (other, bytes(self.flat[leaf]))
         snapshot(self.files, leaf, base=base, other=other, world=self.world)
         self.adopt()
@@ -389,9 +392,9 @@ def test_a_life_without_a_crash_equals_a_flat_array():
 @pytest.mark.parametrize("kept", ["all", "none", "some"])
 def test_no_moment_of_a_life_loses_a_sector(kept):
     total = effects_of_a_whole_life()
-    assert total > 250
+    assert total > 150
     for moment in range(total):
-        for seed in range(4 if kept == "some" else 1):
+        for seed in range(8 if kept == "some" else 1):
             life = Life(moment=moment, seed=seed)
             with pytest.raises(PowerLost):
                 whole_life(life)
@@ -420,9 +423,7 @@ STEPS = st.one_of(
     st.tuples(st.just("delete"), st.integers(0, 9)),
     st.tuples(st.just("grow"), st.integers(0, 9)),
     st.tuples(st.just("coalesce"), st.integers(0, 9), st.integers(0, 99)),
-    st.tuples(
-        st.just("die_in"), st.integers(0, 60), st.sampled_from(["all", "none", "some"])
-    ),
+    st.tuples(st.just("die_in"), st.integers(0, 60), st.sampled_from(["all", "none", "some"])),
 )
 
 
@@ -465,15 +466,10 @@ def test_a_coalesce_carried_on_begins_where_its_note_says():
     for at in range(0, 80, 8):
         life.write(0, at, 3)
     life.snapshot(0)
-    names = life.files.names()
-    middle = [name for name in names if name.startswith("base")][-1]
-    life.delete(1)
     tree = scan(life.files)
-    parent = tree[middle].parent_names[0]
-    for snap in children(tree, parent):
-        if snap in life.flat:
-            delete(life.files, snap)
-            del life.flat[snap], life.loose[snap]
+    (middle,) = tree["disk.vhd"].parent_names
+    while len(life.flat) > 1:
+        life.delete(1)
     work = begin_coalesce(life.files, middle)
     assert work.step(blocks=4)
     assert work.note.next_block == 4
