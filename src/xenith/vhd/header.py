@@ -144,10 +144,10 @@ def decode_table(
     stride = header.bitmap_bytes + header.block_bytes
     # A table that was grown lies behind blocks, so none of these need be the lowest.
     table_end = header.table_offset + len(data)
-    if _lies_over(there, stride, header.table_offset, table_end):
-        raise refuse("a block lies over its table")
     if any(_lies_over(there, stride, begin, end) for begin, end in ((0, SECTOR_BYTES), *taken)):
         raise refuse("a block lies over a footer, a header or a parent locator")
+    if _lies_over(there, stride, header.table_offset, table_end):
+        raise refuse("a block lies over its table")
     if int(there[-1]) + stride > file_bytes:
         raise refuse("a block lies behind the end of the file")
     if np.any(np.diff(there) < stride):

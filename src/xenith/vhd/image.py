@@ -320,7 +320,7 @@ def _load(file: File, name: str, *, writable: bool) -> Image:
     image.table = decode_table(
         read(file, header.table_offset, header.entries * 4),
         header,
-        file_bytes=size,
+        file_bytes=size - (size % SECTOR_BYTES or FOOTER_BYTES) if is_trailing else size,
         taken=taken_ranges(header, footer.data_offset),
     )
     if writable and not is_trailing:

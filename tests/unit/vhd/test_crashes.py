@@ -236,7 +236,7 @@ class Life:
         self.count += 1
         # Names of many lengths: a header that is replaced differs in both of its sectors.
         base = f"base{'x' * (self.count % 7)}{self.count}.vhd"
-        other = f"snap{self.count}.vhd"
+        other = f"snap{self.count:03}.vhd"
         self.pending = (other, bytes(self.flat[leaf]))
         snapshot(self.files, leaf, base=base, other=other, world=self.world)
         self.adopt()
@@ -367,9 +367,11 @@ def whole_life(life):
     life.write(0, 100, 5)
     life.flush(0)
     life.delete(1)
+    assert len(life.files.names()) == 4
+    # The middle first, on which a disk that is in use and a snapshot stand.
     life.coalesce(0, 3)
+    assert len(life.files.names()) == 3
     life.delete(1)
-    life.coalesce(0, 5)
     life.write(0, 60, 3)
     life.coalesce(0, 5)
     life.check()
