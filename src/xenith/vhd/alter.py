@@ -105,15 +105,13 @@ def _switch(
     file.sync()
     _write_footers(image, replace(image.footer, data_offset=home))
     image.header = last
-    # Both footers point home: what lay behind is no longer read.
-    end = base + keep_bytes
+    # Both footers point home, and what lay behind is no longer read. Where nothing is kept the
+    # file ends with the footer that it had, which is the one of now.
     if keep_bytes:
-        file.write(end, image.footer.encode())
-        end += FOOTER_BYTES
+        file.write(base + keep_bytes, image.footer.encode())
+        file.truncate(base + keep_bytes + FOOTER_BYTES)
     else:
-        file.write(base - FOOTER_BYTES, image.footer.encode())
-    file.sync()
-    file.truncate(end)
+        file.truncate(base)
     file.sync()
 
 

@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
 
 class Chain:
-    """An open chain. ``images`` begin with the leaf, the only one that is ever written."""
+    """An open chain, for one thread. ``images`` begin with the leaf, the only one written to."""
 
     def __init__(self, images: list[Image]) -> None:
         self.images = images

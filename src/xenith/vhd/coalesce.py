@@ -83,6 +83,10 @@ class Coalesce:
 
         ``live`` are images that this process has open for writing, by name, among those that
         stand on the child; all chains over it are to be opened again.
+
+        Raises:
+            Conflict: another process writes to what stands on the child. Ask it to close, and
+                call this again.
         """
         if self.note.is_leaf:
             self.child.flush()
@@ -94,6 +98,12 @@ class Coalesce:
         else:
             self._finish_middle(live or {})
         journal.drop(self._files, note_name(self.note.child))
+        self.close()
+
+    def cancel(self) -> None:
+        """Give it up. What is merged stays in the parent, where the child hides it."""
+        journal.drop(self._files, note_name(self.note.child))
+        self.child.touched = None
         self.close()
 
     def close(self) -> None:
@@ -210,7 +220,9 @@ def _recover_coalesce(files: Files, name: str) -> None:
         return
     child = open_image(files, note.child)
     parent = open_image(files, note.parent, writable=True)
-    if str(child.footer.uuid) != note.child_uuid or str(parent.footer.uuid) != note.parent_uuid:
+    found = (str(child.footer.uuid), str(parent.footer.uuid))
+    stands_on = child.header.parent_uuid if child.header else None
+    if found != (note.child_uuid, note.parent_uuid) or stands_on != parent.footer.uuid:
         child.close()
         parent.close()
         raise Invalid(f"The note {name} is about other files than those that have its names.")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from dataclasses import replace
 from uuid import UUID
 
 from xenith.core.errors import Conflict, Invalid, NotFound
@@ -30,7 +31,7 @@ from xenith.vhd.footer import (
     Footer,
 )
 from xenith.vhd.header import BLOCK_BYTES, HEADER_BYTES, Header
-from xenith.vhd.image import open_image
+from xenith.vhd.image import Image, open_image
 from xenith.vhd.locator import place
 
 #: What a file is called until it is whole; ``recover`` removes what a crash left of these.
@@ -47,7 +48,7 @@ def vhd_time(unix_s: float) -> int:
 def create_fixed(files: Files, name: str, *, size_bytes: int, world: World) -> None:
     """Make a disk of zeros with all of its room, as a hole."""
     footer = _footer(FIXED, size_bytes, world)
-    with_new(files, name, [(size_bytes, footer.encode())])
+    _write_whole(files, name, [(size_bytes, footer.encode())])
 
 
 def create_dynamic(
@@ -65,7 +66,7 @@ def create_dynamic(
         entries=-(-size_bytes // block_bytes),
         block_bytes=block_bytes,
     )
-    with_new(files, name, _metadata(footer, header, ""))
+    _write_whole(files, name, _metadata(footer, header, ""))
 
 
 def create_differencing(
@@ -77,45 +78,56 @@ def create_differencing(
     size_bytes: int | None = None,
     named_parent: str | None = None,
 ) -> None:
-    """Make an empty disk on a parent, as large as that or larger.
+    """Make an empty disk on a parent, as large as that or larger; the parent is to be hidden.
 
-    ``named_parent`` is what the parent will be called, where that is not yet its name.
+    ``named_parent`` is what the child calls it, where that is not its name.
+
+    Raises:
+        Conflict: the parent is written to, by its user or by a coalesce, or the name is taken.
     """
-    write_differencing(
-        files, name, parent=parent, world=world, size_bytes=size_bytes, named_parent=named_parent
-    )
-    files.rename(name + NEW_SUFFIX, name)
-    files.sync()
+    if name in files.names():
+        raise Conflict(f"{name} exists already.", kind="VhdExists")
+    # Opened as if to be written, for the lock: what a child stands on must not change.
+    base = open_image(files, parent, writable=True)
+    try:
+        write_differencing(
+            files,
+            name,
+            base=base,
+            named_parent=named_parent or parent,
+            world=world,
+            size_bytes=size_bytes,
+        )
+        files.rename(name + NEW_SUFFIX, name)
+        files.sync()
+    finally:
+        base.close()
 
 
 def write_differencing(
     files: Files,
     name: str,
     *,
-    parent: str,
+    base: Image,
+    named_parent: str,
     world: World,
     size_bytes: int | None = None,
-    named_parent: str | None = None,
 ) -> None:
     """Make an empty disk on a parent and leave it under its new name, on the disk and whole."""
-    base = open_image(files, parent)
-    try:
-        size = base.size_bytes if size_bytes is None else size_bytes
-        if size < base.size_bytes:
-            raise Invalid(f"A disk on {parent} has at least its {base.size_bytes} bytes.")
-        block = base.header.block_bytes if base.header else BLOCK_BYTES
-        header = Header(
-            table_offset=FOOTER_BYTES + HEADER_BYTES,
-            entries=-(-size // block),
-            block_bytes=block,
-            parent_uuid=base.footer.uuid,
-            parent_timestamp_s=vhd_time(files.modified_s(parent)),
-            parent_name=named_parent or parent,
-        )
-    finally:
-        base.close()
+    size = base.size_bytes if size_bytes is None else size_bytes
+    if size < base.size_bytes:
+        raise Invalid(f"A disk on {base.name} has at least its {base.size_bytes} bytes.")
+    block = base.header.block_bytes if base.header else BLOCK_BYTES
+    header = Header(
+        table_offset=FOOTER_BYTES + HEADER_BYTES,
+        entries=-(-size // block),
+        block_bytes=block,
+        parent_uuid=base.footer.uuid,
+        parent_timestamp_s=vhd_time(files.modified_s(base.name)),
+        parent_name=named_parent,
+    )
     footer = _footer(DIFFERENCING, size, world)
-    write_new(files, name, _metadata(footer, header, named_parent or parent))
+    write_new(files, name, _metadata(footer, header, named_parent))
 
 
 def batmap_of(header: Header, table_end: int) -> bytes:
@@ -156,7 +168,7 @@ def write_new(files: Files, name: str, parts: list[tuple[int, bytes]]) -> None:
         file.close()
 
 
-def with_new(files: Files, name: str, parts: list[tuple[int, bytes]]) -> None:
+def _write_whole(files: Files, name: str, parts: list[tuple[int, bytes]]) -> None:
     """Write a file that is there whole or not at all.
 
     Raises:
@@ -174,16 +186,8 @@ def _metadata(footer: Footer, header: Header, parent: str) -> list[tuple[int, by
     at = header.table_offset + len(table)
     batmap = batmap_of(header, at)
     locators, stored = place(parent, at + len(batmap)) if parent else ((), b"")
-    header = Header(
-        table_offset=header.table_offset,
-        entries=header.entries,
-        block_bytes=header.block_bytes,
-        parent_uuid=header.parent_uuid,
-        parent_timestamp_s=header.parent_timestamp_s,
-        parent_name=header.parent_name,
-        locators=locators,
-    )
-    whole = footer.encode() + header.encode() + table + batmap + stored + footer.encode()
+    head = replace(header, locators=locators).encode()
+    whole = footer.encode() + head + table + batmap + stored + footer.encode()
     return [(0, whole)]
 
 

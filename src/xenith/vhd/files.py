@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import Protocol
 
-from xenith.core.errors import Conflict, Invalid, NotFound
+from xenith.core.errors import Conflict, Exhausted, Invalid, NotFound
 from xenith.vhd.footer import refuse
 from xenith.vhd.locator import is_name
 
@@ -79,6 +79,7 @@ class DiskFile:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._failed: OSError | None = None
 
     def size(self) -> int:
         """Give its length in bytes."""
@@ -93,10 +94,20 @@ class DiskFile:
             offset, view = offset + count, view[count:]
 
     def write(self, offset: int, data: Bytes) -> None:
-        """Write all of the bytes at the offset."""
+        """Write all of the bytes at the offset.
+
+        Raises:
+            Exhausted: there is no room for them.
+        """
         view = memoryview(data)
         while view:
-            count = os.pwrite(self._descriptor, view, offset)
+            try:
+                count = os.pwrite(self._descriptor, view, offset)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                told = f"The repository has no room for {len(view)} bytes more."
+                raise Exhausted(told, kind="VhdNoSpace") from error
             offset, view = offset + count, view[count:]
 
     def truncate(self, size_bytes: int) -> None:
@@ -105,7 +116,15 @@ class DiskFile:
 
     def sync(self) -> None:
         """Return when its bytes and its length are on the disk."""
-        os.fdatasync(self._descriptor)
+        # Linux reports a failed write-back once and then forgets the pages: a second sync that
+        # succeeds would say nothing of them.
+        if self._failed:
+            raise self._failed
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._failed = error
+            raise
 
     def close(self) -> None:
         """Close it, which gives the lock back."""

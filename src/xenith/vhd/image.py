@@ -279,6 +279,14 @@ def read_ends(file: File) -> tuple[Footer, bool]:
     raise errors[0] if errors else refuse(f"it has {size} bytes, and no footer")
 
 
+def read_copy(file: File) -> Footer | None:
+    """Read the footer's copy at the beginning; None where there is no sound one."""
+    try:
+        return decode_footer(read(file, 0, FOOTER_BYTES))
+    except Invalid:
+        return None
+
+
 def read_header(file: File, footer: Footer) -> Header:
     """Read the header that a footer points at, and hold it against the file.
 
@@ -323,13 +331,26 @@ def _load(file: File, name: str, *, writable: bool) -> Image:
         file_bytes=size - (size % SECTOR_BYTES or FOOTER_BYTES) if is_trailing else size,
         taken=taken_ranges(header, footer.data_offset),
     )
-    if writable and not is_trailing:
-        # The power failed while the file grew, or its end was cut off: it gets its footer back
-        # before anything else is laid down.
-        file.write(image.end(), footer.encode())
-        file.sync()
-        image.footer_is_sound = True
+    if writable:
+        _make_ends_alike(image, file)
     return image
+
+
+def _make_ends_alike(image: Image, file: File) -> None:
+    """Write what a crash left of the two footers, before anything else is laid down.
+
+    The one at the end is lost when the power fails while the file grows, and the two differ when
+    it fails between their two writes; some readers believe the one and some the other.
+    """
+    data = image.footer.encode()
+    if not image.footer_is_sound:
+        file.write(image.end(), data)
+    elif read_copy(file) != image.footer:
+        file.write(0, data)
+    else:
+        return
+    file.sync()
+    image.footer_is_sound = True
 
 
 def check_writable(image: Image) -> None:

@@ -16,9 +16,9 @@ from xenith.core.errors import Invalid
 from xenith.vhd.chain import DEPTH_MAX, open_parent
 from xenith.vhd.create import vhd_time
 from xenith.vhd.files import File, Files, read
-from xenith.vhd.footer import FIXED, FOOTER_BYTES, SECTOR_BYTES, Footer, decode_footer
+from xenith.vhd.footer import FIXED, SECTOR_BYTES, Footer
 from xenith.vhd.header import ABSENT, Header, decode_table, taken_ranges
-from xenith.vhd.image import Image, open_image, read_ends, read_header
+from xenith.vhd.image import Image, open_image, read_copy, read_ends, read_header
 
 #: What clocks of two hosts may differ by before a footer counts as one of the future.
 CLOCK_SKEW_S = 300
@@ -118,7 +118,7 @@ def _check_image(image: Image, clock: Clock) -> list[Finding]:
         finding("its footer was made in the future", is_error=True)
     if image.header is None:
         return found
-    if image.footer_is_sound and _copy_of(image.file) != footer:
+    if image.footer_is_sound and read_copy(image.file) != footer:
         finding("the copy of its footer is not like its footer", is_error=True)
     used = image.header.bitmap_bytes + image.header.block_bytes
     named = len(image.blocks()) * (used + 4096) + image.header.table_offset
@@ -169,15 +169,8 @@ def _write_ends(file: File, footer: Footer, is_trailing: bool) -> list[str]:
         done.append("its footer of 511 bytes has all 512")
     # The one at the end first: of the two, one is sound at each moment.
     file.sync()
-    if footer.kind != FIXED and _copy_of(file) != footer:
+    if footer.kind != FIXED and read_copy(file) != footer:
         file.write(0, data)
         file.sync()
         done.append("the copy of its footer is made from its footer")
     return done
-
-
-def _copy_of(file: File) -> Footer | None:
-    try:
-        return decode_footer(read(file, 0, FOOTER_BYTES))
-    except Invalid:
-        return None

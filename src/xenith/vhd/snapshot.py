@@ -67,7 +67,7 @@ def snapshot(
         journal.save(files, PREFIX + leaf.removesuffix(SUFFIX), note)
         for name in (leaf, other):
             if name is not None:
-                write_differencing(files, name, parent=leaf, named_parent=base, world=world)
+                write_differencing(files, name, base=image, named_parent=base, world=world)
         # Their names must be there before the base has a second one, from where on a crash is
         # carried on and not taken back.
         files.sync()

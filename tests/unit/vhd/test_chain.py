@@ -1,7 +1,10 @@
 """Disks are made, written, mapped and grown, and chains stay inside their repository."""
 
+import errno
 import os
 import random
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -311,3 +314,153 @@ def test_a_live_leaf_is_written_to_while_it_is_merged(files, world):
     assert files.names() == ["disk.vhd"]
     assert read(files, "disk.vhd", 0, 8 * MIB) == flat
     assert recover(files) == []
+
+
+def test_nothing_new_stands_on_a_parent_that_is_being_merged_into(files, world):
+    create_dynamic(files, "disk.vhd", size_bytes=MIB, world=world)
+    write(files, "disk.vhd", 0, b"1" * 512)
+    snapshot(files, "disk.vhd", base="base.vhd", world=world)
+    work = begin_coalesce(files, "disk.vhd")
+    with pytest.raises(Conflict, match="by another"):
+        create_differencing(files, "clone.vhd", parent="base.vhd", world=world)
+    work.finish()
+
+
+def test_a_merge_waits_for_one_who_writes_to_what_stands_on_it(files, world):
+    create_dynamic(files, "disk.vhd", size_bytes=MIB, world=world)
+    write(files, "disk.vhd", 0, b"1" * 512)
+    snapshot(files, "disk.vhd", base="base.vhd", world=world)
+    write(files, "disk.vhd", 512, b"2" * 512)
+    snapshot(files, "disk.vhd", base="middle.vhd", world=world)
+    other = open_chain(files, "disk.vhd", writable=True)
+    work = begin_coalesce(files, "middle.vhd")
+    with pytest.raises(Conflict, match="by another"):
+        work.finish()
+    other.write(1024, b"3" * 512)
+    other.flush()
+    expected = b"1" * 512 + b"2" * 512 + b"3" * 512
+    assert other.read(0, 1536) == expected
+    other.close()
+    work.finish()
+    assert files.names() == ["base.vhd", "disk.vhd"]
+    assert read(files, "disk.vhd", 0, 1536) == expected
+
+
+@pytest.mark.parametrize("name", ["disk.vhd", "middle.vhd"])
+def test_a_coalesce_that_is_given_up_changes_nothing_that_is_read(files, world, name):
+    create_dynamic(files, "disk.vhd", size_bytes=5 * MIB, world=world)
+    write(files, "disk.vhd", 0, b"1" * 512)
+    snapshot(files, "disk.vhd", base="base.vhd", world=world)
+    if name == "middle.vhd":
+        write(files, "disk.vhd", 512, b"m" * 4 * MIB)
+        snapshot(files, "disk.vhd", base="middle.vhd", world=world)
+    write(files, "disk.vhd", 512, b"2" * 4 * MIB)
+    before, names = read(files, "disk.vhd", 0, 5 * MIB), files.names()
+    work = begin_coalesce(files, name)
+    assert work.step(1)
+    work.cancel()
+    assert files.names() == names
+    assert read(files, "disk.vhd", 0, 5 * MIB) == before
+    snapshot(files, "disk.vhd", base="next.vhd", world=world)
+    assert read(files, "disk.vhd", 0, 5 * MIB) == before
+
+
+def test_a_disk_without_room_says_so(files, world, monkeypatch):
+    create_dynamic(files, "a.vhd", size_bytes=MIB, world=world)
+    chain = open_chain(files, "a.vhd", writable=True)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(Exhausted, match="no room"):
+        chain.write(0, b"x" * 512)
+    monkeypatch.undo()
+    chain.write(512, b"y" * 512)
+    chain.flush()
+    assert chain.read(0, 1024) == bytes(512) + b"y" * 512
+    chain.close()
+
+
+def test_a_sync_that_failed_is_not_taken_back_by_a_later_one(files, world, monkeypatch):
+    create_dynamic(files, "a.vhd", size_bytes=MIB, world=world)
+    chain = open_chain(files, "a.vhd", writable=True)
+    chain.write(0, b"x" * 512)
+
+    def broken(_):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(OSError, match="input/output"):
+        chain.flush()
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="input/output"):
+        chain.flush()
+    chain.close()
+
+
+class Killed(Directory):
+    """A directory whose process kills itself before its n-th write, rename or removal."""
+
+    def __init__(self, path, moment):
+        super().__init__(path)
+        self.left = moment
+
+    def count(self):
+        self.left -= 1
+        if self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def open(self, name, **named):
+        file = super().open(name, **named)
+        write, truncate = file.write, file.truncate
+        file.write = lambda *args: (self.count(), write(*args))
+        file.truncate = lambda *args: (self.count(), truncate(*args))
+        return file
+
+    def rename(self, old, new):
+        self.count()
+        super().rename(old, new)
+
+    def unlink(self, name):
+        self.count()
+        super().unlink(name)
+
+
+def merge_all(files):
+    recover(files)
+    for name in ("middle.vhd", "disk.vhd"):
+        if name in files.names() and len(files.names()) > 1:
+            coalesce(files, name)
+
+
+@pytest.mark.slow
+def test_a_coalesce_is_killed_at_each_of_its_writes_and_carried_on(files, world, tmp_path):
+    create_dynamic(files, "disk.vhd", size_bytes=6 * MIB, world=world)
+    write(files, "disk.vhd", 0, b"1" * MIB)
+    snapshot(files, "disk.vhd", base="base.vhd", world=world)
+    write(files, "disk.vhd", MIB // 2, b"2" * 3 * MIB)
+    snapshot(files, "disk.vhd", base="middle.vhd", world=world)
+    write(files, "disk.vhd", 2 * MIB, b"3" * 512)
+    expected = read(files, "disk.vhd", 0, 6 * MIB)
+    for moment in range(100):
+        copy = shutil.copytree(tmp_path / "sr", tmp_path / f"sr{moment}")
+        child = os.fork()
+        if not child:
+            try:
+                merge_all(Killed(copy, moment))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        left = Directory(copy)
+        assert read(left, "disk.vhd", 0, 6 * MIB) == expected
+        merge_all(left)
+        assert left.names() == ["disk.vhd"]
+        assert read(left, "disk.vhd", 0, 6 * MIB) == expected
+        left.close()
+        shutil.rmtree(copy)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert moment > 20
