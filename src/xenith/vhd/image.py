@@ -49,8 +49,9 @@ from xenith.vhd.header import (
 from xenith.vhd.locator import TEXT_BYTES_MAX, parent_candidates
 
 PAGE_BYTES = 4096
-#: Bitmaps kept in memory: 2 MiB of them, for 8 GiB of disk.
-BITMAPS_MAX = 4096
+#: Bitmaps kept in memory of one file, and as much of those that were not flushed: what 4 GiB of
+#: disk have, and a bound for files with blocks of 256 MiB.
+BITMAPS_BYTES_MAX = 1024 * 1024
 #: What Microsoft's Virtual PC wrote before 2004: a footer without its last byte.
 SHORT_FOOTER_BYTES = 511
 _LITTLE_ENDIAN_VERSION = 0x00000001
@@ -190,7 +191,7 @@ class Image:
             self._dirty[block] = bits
         if self.touched is not None:
             self.touched.add(block)
-        if len(self._dirty) > BITMAPS_MAX:
+        if len(self._dirty) > _bitmaps_max(bits):
             self.flush()
 
     def _allocate(self, header: Header, block: int) -> None:
@@ -217,7 +218,7 @@ class Image:
 
     def _remember(self, block: int, bits: bytes) -> None:
         self._bitmaps[block] = bits
-        if len(self._bitmaps) > BITMAPS_MAX:
+        if len(self._bitmaps) > _bitmaps_max(bits):
             self._bitmaps.popitem(last=False)
 
     def _write_bitmap(self, block: int) -> None:
@@ -233,6 +234,11 @@ class Image:
             first = sector * per_sector
             entries = self.table[first : first + per_sector].astype(">u4").tobytes()
             self.file.write(self.header.table_offset + first * 4, entries)
+
+
+def _bitmaps_max(bits: Bytes) -> int:
+    # A small bitmap costs as much as the objects around it.
+    return BITMAPS_BYTES_MAX // max(len(bits), SECTOR_BYTES)
 
 
 def open_image(files: Files, name: str, *, writable: bool = False) -> Image:

@@ -6,11 +6,11 @@ reason, because removing what seems to have no child would else remove what stil
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from uuid import UUID
 
-from xenith.core.errors import Conflict, Invalid
-from xenith.vhd.create import NEW_SUFFIX
+from xenith.core.errors import Conflict, Invalid, NotFound
 from xenith.vhd.files import Files
 from xenith.vhd.footer import DIFFERENCING, FIXED, Footer
 from xenith.vhd.image import find_parent_names, read_ends, read_header
@@ -32,11 +32,12 @@ class Entry:
 
 def scan(files: Files) -> dict[str, Entry]:
     """Read the head of every VHD in the repository, by name."""
-    return {
-        name: _look(files, name)
-        for name in files.names()
-        if name.endswith(SUFFIX) and not name.endswith(NEW_SUFFIX)
-    }
+    tree = {}
+    for name in files.names():
+        if name.endswith(SUFFIX):
+            with contextlib.suppress(NotFound):  # removed since it was listed
+                tree[name] = _look(files, name)
+    return tree
 
 
 def children(tree: dict[str, Entry], name: str) -> list[str]:

@@ -1,10 +1,12 @@
 """Disks are made, written, mapped and grown, and chains stay inside their repository."""
 
+import dataclasses
 import errno
 import os
 import random
 import shutil
 import signal
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -190,6 +192,7 @@ def test_a_snapshot_leaves_two_leaves_on_a_hidden_base(files, world):
     assert files.names() == ["base.vhd", "disk.vhd", "snap.vhd"]
 
 
+@pytest.mark.slow
 def test_a_chain_of_thirty_is_opened_and_no_snapshot_makes_a_longer_one(files, world):
     create_dynamic(files, "disk.vhd", size_bytes=MIB, world=world)
     for depth in range(29):
@@ -363,6 +366,52 @@ def test_a_coalesce_that_is_given_up_changes_nothing_that_is_read(files, world, 
     assert read(files, "disk.vhd", 0, 5 * MIB) == before
     snapshot(files, "disk.vhd", base="next.vhd", world=world)
     assert read(files, "disk.vhd", 0, 5 * MIB) == before
+
+
+def test_a_leaf_takes_over_a_fixed_base_and_one_with_blocks_of_another_size(files, world):
+    flat = bytearray(b"f" * 5 * MIB)
+    create_fixed(files, "base.vhd", size_bytes=5 * MIB, world=world)
+    write(files, "base.vhd", 0, flat)
+    create_dynamic(files, "small.vhd", size_bytes=5 * MIB, world=world, block_bytes=65536)
+    write(files, "small.vhd", 0, flat)
+    for parent in ("base.vhd", "small.vhd"):
+        create_differencing(files, "leaf.vhd", parent=parent, world=world)
+        write(files, "leaf.vhd", 2 * MIB - 512, b"l" * 3 * 512)
+        coalesce(files, "leaf.vhd")
+        assert parent not in files.names()
+        expected = flat[: 2 * MIB - 512] + b"l" * 3 * 512 + flat[2 * MIB + 1024 :]
+        assert read(files, "leaf.vhd", 0, 5 * MIB) == expected
+        delete(files, "leaf.vhd")
+
+
+def test_bitmaps_of_the_first_tapdisk_have_their_bits_the_other_way_round(files, world, tmp_path):
+    create_dynamic(files, "old.vhd", size_bytes=MIB, world=world)
+    write(files, "old.vhd", 512, b"o" * 512)
+    image = open_image(files, "old.vhd")
+    place = int(image.table[0]) * 512
+    old = dataclasses.replace(image.footer, creator_version=1).encode()
+    image.close()
+    path = tmp_path / "sr" / "old.vhd"
+    data = path.read_bytes()
+    assert data[place] == 0b01000000
+    path.write_bytes(old + data[512:place] + b"\x02" + data[place + 1 : -512] + old)
+    assert read(files, "old.vhd", 0, 2048) == bytes(512) + b"o" * 512 + bytes(1024)
+    write(files, "old.vhd", 1536, b"n" * 512)
+    assert read(files, "old.vhd", 512, 1536) == b"o" * 512 + bytes(512) + b"n" * 512
+    assert path.read_bytes()[place] == 0b00001010
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_while_every_block_of_a_disk_is_touched(files, world):
+    create_dynamic(files, "a.vhd", size_bytes=64 * MIB, world=world, block_bytes=16384)
+    chain = open_chain(files, "a.vhd", writable=True)
+    tracemalloc.start()
+    for block in range(4096):
+        chain.write(block * 16384, b"x" * 512)
+    assert tracemalloc.get_traced_memory()[1] < 2 * MIB
+    tracemalloc.stop()
+    chain.flush()
+    chain.close()
 
 
 def test_a_disk_without_room_says_so(files, world, monkeypatch):
