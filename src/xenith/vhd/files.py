@@ -127,8 +127,11 @@ class DiskFile:
             raise
 
     def close(self) -> None:
-        """Close it, which gives the lock back."""
-        os.close(self._descriptor)
+        """Close it, which gives the lock back. Safe to repeat."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        # The number may soon be another file's, which a late write must not reach.
+        self._descriptor = -1
 
 
 class Directory:

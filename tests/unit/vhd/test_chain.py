@@ -314,6 +314,9 @@ def test_a_live_leaf_is_written_to_while_it_is_merged(files, world):
     chain.write(5 * MIB, b"3" * 512)
     flat[5 * MIB : 5 * MIB + 512] = b"3" * 512
     work.finish()
+    chain.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        chain.write(0, bytes(512))
     assert files.names() == ["disk.vhd"]
     assert read(files, "disk.vhd", 0, 8 * MIB) == flat
     assert recover(files) == []
