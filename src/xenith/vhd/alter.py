@@ -28,6 +28,9 @@ from xenith.vhd.header import ABSENT, HEADER_BYTES, Header, Locator
 from xenith.vhd.image import Image
 from xenith.vhd.locator import encode_text, place
 
+#: Zeros written at a time.
+ZEROS_BYTES = 1024 * 1024
+
 
 def set_hidden(image: Image, is_hidden: bool) -> None:
     """Mark a disk as one that others stand on, or as one that is used. Safe to repeat."""
@@ -127,14 +130,19 @@ def _write_footers(image: Image, footer: Footer) -> None:
 
 
 def _grow_fixed(image: Image, footer: Footer) -> None:
-    # A fixed disk's only footer is its last sector, so the new one is there before the old one
-    # goes. A crash between the two leaves the old footer's bytes in the new part of the disk.
-    old = image.end() - FOOTER_BYTES
-    image.file.write(footer.size_bytes, footer.encode())
-    image.file.sync()
-    image.footer = footer
-    image.file.write(old, bytes(min(FOOTER_BYTES, footer.size_bytes - old)))
-    image.file.sync()
+    # A fixed disk's one footer is its last sector. It is laid at the new end saying the old size,
+    # so that where it was lies outside the disk until zeros are there; then it says the new one.
+    file, old = image.file, image.end() - FOOTER_BYTES
+    stop = min(footer.size_bytes, old)
+    if footer.size_bytes > old:
+        file.write(footer.size_bytes, image.footer.encode())
+        file.sync()
+        stop = min(footer.size_bytes, old + FOOTER_BYTES)
+    # One sector, but where a crash was in between or another left room before the footer.
+    for at in range(image.size_bytes, stop, ZEROS_BYTES):
+        file.write(at, bytes(min(ZEROS_BYTES, stop - at)))
+    file.sync()
+    _write_footers(image, footer)
 
 
 def _grow_table(image: Image, entries: int) -> None:

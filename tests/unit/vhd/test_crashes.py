@@ -21,7 +21,7 @@ from xenith.core.world import World
 from xenith.vhd.alter import resize
 from xenith.vhd.chain import open_chain
 from xenith.vhd.coalesce import begin_coalesce, coalesce, recover
-from xenith.vhd.create import create_dynamic
+from xenith.vhd.create import create_dynamic, create_fixed
 from xenith.vhd.snapshot import delete, snapshot
 from xenith.vhd.tree import children, scan
 
@@ -157,7 +157,8 @@ class SimulatedFile:
         except PowerLost:
             whole = len(data) // SECTOR
             torn = data[: SECTOR * self.files.random.randrange(whole + 1)] if whole else b""
-            self._do(("write", offset, torn))
+            if torn:
+                self._do(("write", offset, torn))
             raise
         self._do(("write", offset, data))
 
@@ -416,6 +417,32 @@ def test_a_recovery_may_itself_be_cut_off_at_any_moment(kept):
             with pytest.raises(PowerLost):
                 whole_life(life)
             life.crash(kept, moments=(second, second // 2))
+
+
+@pytest.mark.parametrize("kept", ["all", "none", "some"])
+def test_a_fixed_disk_that_grows_has_its_bytes_and_zeros_at_every_moment(kept):
+    world = World(clock=ManualClock(), ids=Ids(seed=1))
+    ended = False
+    for moment in range(40):
+        files = SimulatedFiles(seed=moment)
+        create_fixed(files, "disk.vhd", size_bytes=4 * SECTOR, world=world)
+        chain = open_chain(files, "disk.vhd", writable=True)
+        chain.write(0, b"d" * 4 * SECTOR)
+        chain.flush()
+        files.moment = files.effects + moment // 4
+        try:
+            resize(chain.leaf, 9 * SECTOR)
+            ended, files.moment = True, None
+        except PowerLost:
+            files = files.restart(kept=kept)
+        chain = open_chain(files, "disk.vhd", writable=True)
+        assert chain.size_bytes in {4 * SECTOR, 9 * SECTOR}
+        for size in (chain.size_bytes, 7 * SECTOR, 12 * SECTOR):
+            if size > chain.size_bytes:
+                resize(chain.leaf, size)
+            grown = bytes(chain.size_bytes - 4 * SECTOR)
+            assert chain.read(0, chain.size_bytes) == b"d" * 4 * SECTOR + grown
+    assert ended
 
 
 STEPS = st.one_of(
