@@ -1,0 +1,1 @@
+"""The VHD format: what Xen hosts store every disk in."""
