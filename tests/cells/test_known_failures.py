@@ -239,3 +239,23 @@ def test_changes_of_a_commit_whose_answer_was_lost_go_up_as_others_do(nodes):
             assert (await tree.thing("c1", "a", at="api")).value == "new"
 
     nodes.play(scenario)
+
+
+def test_an_intent_of_a_commit_whose_answer_was_lost_is_sent_on(nodes):
+    def order_unheard(tx, node):
+        nodes.order(node, tx, "a", "power")
+        tx.hints.clear()
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.wish("a")
+            await tree.settle()
+            database = tree.databases["api"]
+            await database.run(order_unheard, tree.nodes["api"])
+            assert len(await tree.open_intents("api")) == 1
+            database.doubts += 1
+            await tree.settle(timeout_s=60)
+
+    nodes.play(scenario)
