@@ -7,6 +7,7 @@ import msgspec
 from xenith.cells import messages
 from xenith.cells.choosing import Wanted
 from xenith.cells.intents import BUILD, FENCE, Intent
+from xenith.core.errors import Unavailable
 
 SHAPE = {"api": (), "r1": ("api",), "c1": ("r1",)}
 
@@ -61,5 +62,41 @@ def test_a_build_that_comes_together_with_its_fence_keeps_nothing_reserved(nodes
             assert reserved(tree.nodes["r1"]) == 0
             thing = await tree.thing("c1", "a")
             assert thing is None or (thing.is_gone, thing.begun) == (True, 0)
+
+    nodes.play(scenario)
+
+
+def test_a_yes_whose_commit_went_unanswered_keeps_nothing_reserved(nodes):
+    def lose_answer_to(database, function):
+        """Have the first commit of a function be done, and its caller not hear of it."""
+        run = database.run
+
+        async def lose(asked, *args, **values):
+            if asked != function:
+                return await run(asked, *args, **values)
+            database.run = run
+
+            def unheard(tx):
+                asked(tx, *args, **values)
+                tx.hints.clear()
+
+            await run(unheard)
+            database.doubts += 1
+            raise Unavailable("the database went away")
+
+        database.run = lose
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, SHAPE) as tree:
+            await tree.start()
+            await tree.ready()
+            api = tree.nodes["api"]
+            lose_answer_to(api.db, api.routing._hear)
+            await tree.wish("a")
+            await tree.until(lambda: api.db.doubts == 1, timeout_s=10)
+            assert reserved(api) > 0
+            await tree.until(lambda: not reserved(api), timeout_s=10)
+            await tree.settle()
+            assert (await tree.thing("c1", "a")).begun == 1
 
     nodes.play(scenario)

@@ -12,6 +12,7 @@ come to life, since a cell begins a build only when the root has confirmed that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -250,6 +251,12 @@ def list_open_at(tx: Tx, next_hop: str, *, after: int = 0) -> list[Row]:
 def list_builds_at(tx: Tx, next_hop: str, *, after: int = 0) -> list[Row]:
     """List a batch of the builds that a neighbour was given and has not answered for good."""
     return tx.all(_BUILDS_AT, next_hop=next_hop, after=after)
+
+
+def find_given(tx: Tx, intent_ids: Sequence[str]) -> set[str]:
+    """Find which of these intents a neighbour has and has not answered for good."""
+    found = (tx.find(intents, id=intent_id) for intent_id in intent_ids)
+    return {row.id for row in found if row and row.closed_at is None and row.next_hop is not None}
 
 
 def list_open_builds(tx: Tx, subject: str) -> list[Row]:

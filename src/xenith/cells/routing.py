@@ -93,6 +93,8 @@ class Routing:
         #: Builds that this cell has accepted or passed on in this session, as digests count them.
         self.decisions = 0
         self._reservations: dict[str, str] = {}
+        #: Doubtful commits that the reservations were compared with the rows after.
+        self._doubts = node.db.doubts
         self._wake = asyncio.Event()
         #: Whether something undecided waits for a cell.
         self._has_waiting = False
@@ -525,6 +527,22 @@ class Routing:
 
         tx.on_commit(follow)
 
+    async def _end_reservations(self) -> None:
+        """Give back what is reserved for builds that no child has any more.
+
+        The commit that took them from their child tells; where its answer was lost, it told nobody.
+        """
+        doubts = self._node.db.doubts
+        if doubts == self._doubts:
+            return
+        held = dict(self._reservations)
+        given = await self._node.db.read(rows.find_given, sorted(held))
+        for intent_id in held.keys() - given:
+            if self._reservations.get(intent_id) == held[intent_id]:
+                del self._reservations[intent_id]
+                self._node.chooser.refused(held[intent_id])
+        self._doubts = doubts
+
     # -- fences
 
     def _send_fence(self, tx: Tx, row: Row) -> None:
@@ -583,6 +601,7 @@ class Routing:
                 await self._move_builds(child)
             if self._node.origin is not None:
                 await self._end_overdue()
+            await self._end_reservations()
 
     async def _move_builds(self, child: CellId) -> None:
         """Have other cells asked for what a dead child was asked, where there are others."""
