@@ -192,7 +192,7 @@ def draw(found: dict[str, Entry]) -> list[dict[str, Any]]:
                 "kind": _KINDS[footer.kind] if footer else "damaged",
                 "size_mib": footer.size_bytes // MIB if footer else None,
                 "file_mib": round(one.file_bytes / MIB, 1),
-                "state": "hidden" if footer and footer.hidden else "leaf" if footer else None,
+                "is_hidden": footer.hidden if footer else None,
                 "note": note,
             }
         )
