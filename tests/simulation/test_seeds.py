@@ -35,7 +35,9 @@ NEW_COUNT = int(os.environ.get("XENITH_SIMULATE_SEEDS", "1"))
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_must_hold_holds_in_a_storm_and_all_settles_after_it(survive, seed):
-    report = survive(seed, minutes=MINUTES)
+    report = survive(seed, minutes=MINUTES, has_operator=True)
+    changes = {name: n for name, n in report.counts.items() if name.startswith("operator")}
+    assert sum(changes.values()) > 3, changes
     assert report.counts["deaths"] > 3
     assert report.counts["frames dropped"] > 10
     assert report.counts["asked create"] > 20

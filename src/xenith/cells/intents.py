@@ -86,6 +86,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     decision: int = 0
     #: A cell to try instead.
     hint: str = ""
+    #: Said of a target that is not below the cell that was asked: it may have moved on the way.
+    is_unrouted: bool = False
     #: How cells were chosen on the way, the answering cell's own choice last.
     trail: list[dict[str, Any]] = []
 
@@ -286,7 +288,7 @@ def give(tx: Tx, row: Row, next_hop: str, *, step: dict[str, Any] | None) -> boo
 
 
 def take_back(tx: Tx, row: Row, verdict: Verdict) -> None:
-    """Have another neighbour chosen for a build that this one will not make."""
+    """Have another neighbour chosen for what this one will not do."""
     tried = {"cell": row.next_hop, "reason": verdict.reason, "detail": verdict.detail}
     tx.update(
         intents,

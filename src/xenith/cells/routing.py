@@ -259,6 +259,7 @@ class Routing:
                 id=plan.intent.id,
                 answer=ABSENT,
                 detail=f"cell {target or 'unnamed'} is not below {self._node.cell_id}",
+                is_unrouted=True,
             )
 
     # -- what is undecided
@@ -507,7 +508,9 @@ class Routing:
                 tx.on_commit(partial(self._refuse_verdict, child, verdict))
                 continue
             heard.append((row.id, verdict))
-            if row.kind == BUILD and verdict.answer == NO:
+            if verdict.is_unrouted and self._leads_elsewhere(row, child):
+                rows.take_back(tx, row, verdict)
+            elif row.kind == BUILD and verdict.answer == NO:
                 rows.take_back(tx, row, verdict)
                 reason = verdict.detail or verdict.reason
                 self._note_build(
@@ -516,6 +519,11 @@ class Routing:
             else:
                 self._finish(tx, row, verdict)
         return heard
+
+    def _leads_elsewhere(self, row: Row, child: CellId) -> bool:
+        """Tell whether an intent's target is reached by others than the child that it was given."""
+        hops = self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
+        return bool(hops) and child not in hops
 
     def _unreserve(self, tx: Tx, intent_id: str) -> None:
         """Give back what is reserved at a child for a build that it will not make."""
@@ -681,6 +689,7 @@ class Routing:
                 # What it may hold of the build was never confirmed, and never will be.
                 rows.close(tx, row, gone)
             else:
+                self._unreserve(tx, row.id)
                 rows.take_back(tx, row, gone)
 
 
