@@ -355,6 +355,9 @@ class ChildLink:
                 return self._node.changes.place(tx, origin), self._node.changes.hashes(tx, origin)
 
             place, hashes = await self._node.db.read(read)
+            if place.epoch == message.place.epoch and place.number > message.place.number:
+                # It has lost commits, or is about to go on: it knows when it hears how far this is.
+                self.link.post(ChangesAck(origin, place))
             if place != message.place or root_of(hashes) == root_of(message.hashes):
                 continue
             differing = [

@@ -146,14 +146,8 @@ class ParentLink:
         """Begin where the parent says that it stands with each origin."""
         self._told = None
         self._origins.clear()
+        await self._heed_losses(hello.places.get(self._node.cell_id, Place()))
         places = await self._node.db.read(self._node.changes.places)
-        own = places[self._node.cell_id]
-        told = hello.places.get(self._node.cell_id, Place())
-        if told.epoch > own.epoch or (told.epoch == own.epoch and told.number > own.number):
-            # The parent knows of commits that this database has lost.
-            self._node.counts["epochs_begun"] += 1
-            await self._node.db.run(begin_epoch, beyond=told.epoch)
-            places = await self._node.db.read(self._node.changes.places)
         for origin, place in places.items():
             if not self._is_of_this_cell(origin):
                 continue
@@ -162,6 +156,13 @@ class ParentLink:
         self._tell_digest()
         if hello.topology > self._node.topology.version:
             self.link.post(TopologyWanted())
+
+    async def _heed_losses(self, told: Place) -> None:
+        """Begin an epoch if the parent knows of commits that this database has lost."""
+        own = await self._node.db.read(self._node.changes.place, self._node.cell_id)
+        if told.epoch > own.epoch or (told.epoch == own.epoch and told.number > own.number):
+            self._node.counts["epochs_begun"] += 1
+            await self._node.db.run(begin_epoch, beyond=told.epoch)
 
     def _stand(self, origin: str, epoch: int, told: Place) -> None:
         number = told.number if told.epoch == epoch else 0
@@ -220,6 +221,9 @@ class ParentLink:
             state = self._origins.get(ack.origin)
             if state is None:
                 continue
+            if ack.origin == self._node.cell_id and ack.place.number > state.sent:
+                # It heard of them in another session, perhaps of commits that are no more.
+                await self._heed_losses(ack.place)
             state.in_flight = max(state.in_flight - 1, 0)
             state.known_epoch = max(state.known_epoch, ack.place.epoch)
             same = ack.place.epoch == state.acked.epoch
