@@ -1,6 +1,6 @@
 """Two cells and up to six messages: every order, loss and repetition, with what may come between.
 
-How it is done is said in ``small_scope``. Why that is all there is:
+How it is done is said in ``small_scope`` and ``two_cells``. Why that is all there is:
 
 - *Order*: any message in the air may be the next to arrive, and any two may be handled together.
 - *Repetition*: what has arrived stays in the air, so it may arrive again without an end. That a
