@@ -102,7 +102,7 @@ class Collector:
         known = take(self._files, self._space.used_bytes(), depth_max=self._depth_max)
         if known.unreadable:
             text = "what stands on it is not known while it cannot be read: repair or remove it"
-            done.left.update(dict.fromkeys(known.unreadable, text))
+            done.left.update((name.removesuffix(SUFFIX), text) for name in known.unreadable)
             done.is_done = True
             return TURN_BYTES
         for vdi in _choose(known):

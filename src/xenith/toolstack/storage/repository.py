@@ -89,6 +89,7 @@ class FileRepository:
         self._turns = Turns()
         self._pins = Pins()
         self._arriving: set[str] = set()
+        self._is_closed = False
         try:
             self._lock = RepositoryLock(self._files.path)
         except BaseException:
@@ -117,8 +118,14 @@ class FileRepository:
         self.close()
 
     def close(self) -> None:
-        """Let the directory go. A merge in progress is carried on by whoever opens it next."""
+        """Let the directory go. A merge in progress is carried on by whoever opens it next.
+
+        Safe to repeat; other calls are refused from then on.
+        """
         with self._turns.call():
+            if self._is_closed:
+                return
+            self._is_closed = True
             self._collector.close()
             self._lock.release()
             self._files.close()
@@ -244,7 +251,7 @@ class FileRepository:
 
     def scan(self, known: Collection[str] = ()) -> Scan:
         """Tell of all disks, and which are new or gone beside those that are known."""
-        with self._turns.call():
+        with self._turn():
             found = self._take()
         vdis = {
             uuid: vdi
@@ -276,7 +283,7 @@ class FileRepository:
 
     def usage(self) -> SrUse:
         """Tell what the repository holds and has room for."""
-        with self._turns.call():
+        with self._turn():
             found = self._take()
             used = sum(self._space.used_bytes().values())
             # What others have in the same file system is no room of ours.
@@ -452,7 +459,15 @@ class FileRepository:
     @contextlib.contextmanager
     def _changing(self, uuid: str, operation: str) -> Iterator[None]:
         _check_uuid(uuid)
-        with answering(uuid, operation), self._turns.call():
+        with answering(uuid, operation), self._turn():
+            yield
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._turns.call():
+            # The directory's number may be another's by now.
+            if self._is_closed:
+                raise BackendError("SR_NOT_ATTACHED", "")
             yield
 
 
