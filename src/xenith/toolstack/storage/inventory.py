@@ -6,7 +6,7 @@ Nothing is left out for being damaged, for then its parents would look like garb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from xenith.core.ids import is_uuid
@@ -53,6 +53,20 @@ class Inventory:
             new = [one for one in vdi.children if one not in seen]
             seen.update(new)
             left.extend(new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What a scan found beside what was known. Garbage is in none of these.
+
+    ``damaged`` says by uuid why a disk cannot be used; it is among ``vdis`` too.
+    """
+
+    vdis: dict[str, Vdi]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+    damaged: dict[str, str]
+    strangers: tuple[str, ...]
 
 
 def file_of(uuid: str) -> str:
@@ -104,6 +118,22 @@ def take(files: Files, used: dict[str, int], *, depth_max: int) -> Inventory:
         vdis={vdi.uuid: vdi for vdi in map(look, tree)},
         strangers=tuple(name for name in tree if not is_disk(name)),
         unreadable=tuple(name for name, entry in tree.items() if entry.footer is None),
+    )
+
+
+def compare(found: Inventory, known: Collection[str]) -> Scan:
+    """Hold what lies there against the uuids that are known of."""
+    vdis = {
+        uuid: vdi
+        for uuid, vdi in found.vdis.items()
+        if is_disk(file_of(uuid)) and (vdi.children or not vdi.is_hidden)
+    }
+    return Scan(
+        vdis=vdis,
+        new=tuple(uuid for uuid in vdis if uuid not in known),
+        gone=tuple(uuid for uuid in known if uuid not in vdis),
+        damaged={uuid: vdi.error for uuid, vdi in vdis.items() if vdi.error},
+        strangers=found.strangers,
     )
 
 

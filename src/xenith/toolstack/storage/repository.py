@@ -14,14 +14,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Self
 
 from xenith.core.errors import Conflict, XenithError
 from xenith.core.world import World
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.storage.contents import (
-    CHUNK_BYTES,
     Writer,
     copy_chain,
     read_raw,
@@ -30,10 +28,16 @@ from xenith.toolstack.storage.contents import (
 )
 from xenith.toolstack.storage.faults import UNAVAILABLE, WRONG_SIZE, answering
 from xenith.toolstack.storage.garbage import ACTIVATION_BYTES, Collected, Collector
-from xenith.toolstack.storage.inventory import Inventory, Vdi, file_of, is_disk, take
+from xenith.toolstack.storage.inventory import Inventory, Scan, Vdi, compare, file_of, is_disk, take
 from xenith.toolstack.storage.lock import RepositoryLock
 from xenith.toolstack.storage.pins import Pins
-from xenith.toolstack.storage.space import RESERVE_BYTES, Space, SrUse, measure_free
+from xenith.toolstack.storage.space import (
+    RESERVE_BYTES,
+    Space,
+    SrUse,
+    empty_disk_bytes,
+    measure_free,
+)
 from xenith.toolstack.storage.turns import Turns
 from xenith.vhd.alter import resize, set_hidden
 from xenith.vhd.chain import DEPTH_MAX, Chain, open_chain, open_parent
@@ -44,20 +48,6 @@ from xenith.vhd.footer import SIZE_BYTES_MAX
 from xenith.vhd.image import check_writable, open_image
 from xenith.vhd.snapshot import delete, snapshot
 from xenith.vhd.tree import scan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """What a scan found beside what was known. Garbage is in none of these.
-
-    ``damaged`` says by uuid why a disk cannot be used; it is among ``vdis`` too.
-    """
-
-    vdis: dict[str, Vdi]
-    new: tuple[str, ...]
-    gone: tuple[str, ...]
-    damaged: dict[str, str]
-    strangers: tuple[str, ...]
 
 
 class FileRepository:
@@ -139,7 +129,7 @@ class FileRepository:
         size = _checked_size(rounded(size_bytes))
         with self._changing(uuid, "create"):
             if not self._is_there(uuid):
-                self._space.need(_metadata_bytes(size))
+                self._space.need(empty_disk_bytes(size))
                 create_dynamic(self._files, file_of(uuid), size_bytes=size, world=self._world)
 
     def resize(self, uuid: str, size_bytes: int) -> None:
@@ -151,7 +141,7 @@ class FileRepository:
         size = _checked_size(rounded(size_bytes))
         with self._changing(uuid, "resize"):
             self._pins.check_free(uuid, "resize")
-            self._space.need(_metadata_bytes(size))
+            self._space.need(empty_disk_bytes(size))
             self._collector.give_way(file_of(uuid))
             image = open_image(self._files, file_of(uuid), writable=True)
             try:
@@ -187,7 +177,7 @@ class FileRepository:
             if parent is None:
                 self._fork(uuid, new_uuid, "clone")
                 return
-            self._space.need(_metadata_bytes(size))
+            self._space.need(empty_disk_bytes(size))
             create_differencing(self._files, file_of(new_uuid), parent=parent, world=self._world)
 
     def copy(self, uuid: str, new_uuid: str, to: FileRepository | None = None) -> None:
@@ -207,7 +197,7 @@ class FileRepository:
         """
         with self._arrival(uuid) as is_there:
             if not is_there:
-                self._space.need(_metadata_bytes(chain.size_bytes))
+                self._space.need(empty_disk_bytes(chain.size_bytes))
                 name, space = file_of(uuid), self._space
                 copy_chain(chain, self._files, name, space=space, world=self._world)
 
@@ -252,19 +242,7 @@ class FileRepository:
     def scan(self, known: Collection[str] = ()) -> Scan:
         """Tell of all disks, and which are new or gone beside those that are known."""
         with self._turn():
-            found = self._take()
-        vdis = {
-            uuid: vdi
-            for uuid, vdi in found.vdis.items()
-            if is_disk(file_of(uuid)) and (vdi.children or not vdi.is_hidden)
-        }
-        return Scan(
-            vdis=vdis,
-            new=tuple(uuid for uuid in vdis if uuid not in known),
-            gone=tuple(uuid for uuid in known if uuid not in vdis),
-            damaged={uuid: vdi.error for uuid, vdi in vdis.items() if vdi.error},
-            strangers=found.strangers,
-        )
+            return compare(self._take(), known)
 
     def introduce(self, uuid: str) -> Vdi:
         """Adopt one disk that was laid here whole, with all that it stands on.
@@ -384,7 +362,7 @@ class FileRepository:
         self._pins.check_not_written(uuid, operation)
         image = open_image(self._files, file_of(uuid))
         image.close()
-        self._space.need(2 * _metadata_bytes(image.size_bytes))
+        self._space.need(2 * empty_disk_bytes(image.size_bytes))
         self._collector.give_way(file_of(uuid))
         snapshot(
             self._files,
@@ -483,8 +461,3 @@ def _checked_size(size_bytes: int) -> int:
     if size_bytes > SIZE_BYTES_MAX:
         raise BackendError("VDI_TOO_LARGE", "", str(SIZE_BYTES_MAX))
     return size_bytes
-
-
-def _metadata_bytes(size_bytes: int) -> int:
-    """Tell what an empty disk takes: headers, a table, a batmap, locators, each in pages."""
-    return 4 * 4096 + size_bytes // CHUNK_BYTES * 5

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from xenith.toolstack.backends import BackendError
+from xenith.vhd.header import BLOCK_BYTES
 
 #: Room kept back: what two hundred running guests write in some seconds, and what a merge needs.
 RESERVE_BYTES = 1024 * 1024 * 1024
@@ -33,6 +34,11 @@ def measure_free(directory: str) -> int:
     """Give the bytes that a file system has for us."""
     told = os.statvfs(directory)
     return told.f_bavail * told.f_frsize
+
+
+def empty_disk_bytes(size_bytes: int) -> int:
+    """Tell what an empty disk takes: headers, a table, a batmap and locators, each in pages."""
+    return 4 * 4096 + size_bytes // BLOCK_BYTES * 5
 
 
 class Space:

@@ -270,3 +270,48 @@ def test_a_caller_who_waits_goes_before_the_work_behind():
     for thread in threads:
         thread.join(10)
     assert order == ["caller", "background"]
+
+
+@pytest.mark.slow
+def test_callers_in_threads_and_the_work_behind_keep_every_disk(sr, path, monkeypatch):
+    monkeypatch.setattr(garbage, "TURN_BLOCKS", 1)
+    failures, is_over = [], threading.Event()
+
+    def use(number):
+        try:
+            disk, expected = derive_uuid("disk", str(number)), bytearray(4 * MIB)
+            sr.create(disk, 4 * MIB)
+            for turn in range(12):
+                put(sr, disk, turn * 4096, bytes([turn + 1]) * 1024)
+                expected[turn * 4096 : turn * 4096 + 1024] = bytes([turn + 1]) * 1024
+                snapshot = derive_uuid("of", str(number), str(turn))
+                sr.snapshot(disk, snapshot)
+                put(sr, disk, 2 * MIB + turn * 512, bytes([turn + 1]) * 512)
+                assert bytes_of(sr, snapshot) == expected
+                at = 2 * MIB + turn * 512
+                expected[at : at + 512] = bytes([turn + 1]) * 512
+                sr.delete(snapshot)
+            assert bytes_of(sr, disk) == expected
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    def collect():
+        try:
+            while not is_over.is_set():
+                sr.collect()
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    collector = threading.Thread(target=collect)
+    callers = [threading.Thread(target=use, args=(number,)) for number in range(3)]
+    for thread in (collector, *callers):
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    is_over.set()
+    collector.join(60)
+    assert failures == []
+    assert sr.collect().left == {}
+    assert vhds(path) == sorted(f"{derive_uuid('disk', str(number))}.vhd" for number in range(3))
