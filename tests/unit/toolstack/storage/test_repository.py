@@ -418,6 +418,31 @@ def test_a_visible_disk_with_children_goes_when_they_are_gone(sr, path):
     assert sr.collect().deleted == [base]
 
 
+def test_nothing_is_merged_into_a_disk_that_is_shown(sr, path):
+    sr.create(A, 2 * MIB)
+    sr.snapshot(A, B)
+    base = sr.get(A).parent
+    image = open_image(Directory(path), f"{base}.vhd", writable=True)
+    set_hidden(image, False)
+    image.close()
+    put(sr, A, 0, b"y" * 512)
+    sr.delete(B)
+    done = sr.collect()
+    assert done.is_done
+    assert done.coalesced == []
+    assert bytes_of(sr, base) == bytes(2 * MIB)
+    assert bytes_of(sr, A)[:512] == b"y" * 512
+
+
+def test_a_clone_of_a_disk_that_was_only_grown_is_as_large(sr):
+    sr.create(A, 2 * MIB)
+    sr.clone(A, B)
+    sr.resize(B, 4 * MIB)
+    sr.clone(B, C)
+    assert sr.get(C).size_bytes == 4 * MIB
+    assert bytes_of(sr, C) == bytes(4 * MIB)
+
+
 def test_a_directory_that_is_not_there_is_no_repository(tmp_path, world):
     with pytest.raises(FileNotFoundError):
         FileRepository(tmp_path / "none", world=world)
