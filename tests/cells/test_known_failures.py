@@ -220,3 +220,42 @@ def test_memory_and_tasks_are_flat_over_very_many_messages(nodes, record_propert
         assert up.counts["no_credit"] == down.counts["overflow"] == 0
 
     nodes.play(scenario)
+
+
+def test_changes_of_a_commit_whose_answer_was_lost_go_up_as_others_do(nodes):
+    def write_unheard(tx):
+        nodes.write_thing(tx, "a", value="new")
+        tx.hints.clear()
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.write("c1", "a", value="old")
+            await tree.settle()
+            await tree.databases["c1"].run(write_unheard)
+            tree.databases["c1"].doubts += 1
+            await tree.settle(timeout_s=30)
+            assert (await tree.thing("c1", "a", at="api")).value == "new"
+
+    nodes.play(scenario)
+
+
+def test_an_intent_of_a_commit_whose_answer_was_lost_is_sent_on(nodes):
+    def order_unheard(tx, node):
+        nodes.order(node, tx, "a", "power")
+        tx.hints.clear()
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.wish("a")
+            await tree.settle()
+            database = tree.databases["api"]
+            await database.run(order_unheard, tree.nodes["api"])
+            assert len(await tree.open_intents("api")) == 1
+            database.doubts += 1
+            await tree.settle(timeout_s=60)
+
+    nodes.play(scenario)

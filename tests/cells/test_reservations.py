@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from xenith.cells import messages
 from xenith.cells.choosing import Wanted
 from xenith.cells.intents import BUILD, FENCE, Intent
+from xenith.cells.topology import without_cell
+from xenith.core.errors import Unavailable
 
 SHAPE = {"api": (), "r1": ("api",), "c1": ("r1",)}
 
@@ -61,5 +65,59 @@ def test_a_build_that_comes_together_with_its_fence_keeps_nothing_reserved(nodes
             assert reserved(tree.nodes["r1"]) == 0
             thing = await tree.thing("c1", "a")
             assert thing is None or (thing.is_gone, thing.begun) == (True, 0)
+
+    nodes.play(scenario)
+
+
+def test_a_yes_whose_commit_went_unanswered_keeps_nothing_reserved(nodes):
+    def lose_answer_to(database, function):
+        """Have the first commit of a function be done, and its caller not hear of it."""
+        run = database.run
+
+        async def lose(asked, *args, **values):
+            if asked != function:
+                return await run(asked, *args, **values)
+            database.run = run
+
+            def unheard(tx):
+                asked(tx, *args, **values)
+                tx.hints.clear()
+
+            await run(unheard)
+            database.doubts += 1
+            raise Unavailable("the database went away")
+
+        database.run = lose
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, SHAPE) as tree:
+            await tree.start()
+            await tree.ready()
+            api = tree.nodes["api"]
+            lose_answer_to(api.db, api.routing._hear)
+            await tree.wish("a")
+            await tree.until(lambda: api.db.doubts == 1, timeout_s=10)
+            assert reserved(api) > 0
+            await tree.until(lambda: not reserved(api), timeout_s=10)
+            await tree.settle()
+            assert (await tree.thing("c1", "a")).begun == 1
+
+    nodes.play(scenario)
+
+
+def test_a_build_of_a_cell_that_is_taken_out_keeps_nothing_reserved(nodes):
+    async def scenario(simulation):
+        shape = {"api": (), "c1": ("api",), "c2": ("api",)}
+        async with nodes.Tree(simulation, shape) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.nodes["c2"].executor.slots = 0
+            await asyncio.sleep(3)
+            tree.air.loses = lambda spoken: "intents" in spoken.kinds
+            api = tree.nodes["api"]
+            await tree.wish("a")
+            await tree.until(lambda: reserved(api) > 0, timeout_s=5)
+            await api.publish(without_cell(api.topology, "c1"))
+            await tree.until(lambda: not reserved(api), timeout_s=5)
 
     nodes.play(scenario)

@@ -80,6 +80,8 @@ def test_a_server_is_built_told_what_to_do_and_removed(
 
     def until(status: str) -> None:
         nonlocal server
+        # The SDK believes what it read before the act, if that is the status to wait for.
+        server = member.compute.get_server(server)
         server = member.compute.wait_for_server(server, status=status, interval=0.1, wait=60)
 
     until("ACTIVE")

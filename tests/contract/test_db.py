@@ -361,3 +361,47 @@ async def test_rows_are_there_when_the_database_is_opened_again(url):
     second = open_database(url)
     assert await second.read(lambda tx: tx.get(id_only, id="a")) == ("a",)
     await second.close()
+
+
+async def test_a_commit_whose_answer_is_lost_is_a_doubt_and_nothing_else_is(
+    fresh_postgres_url, create_tables, things
+):
+    hinted: list[str] = []
+    db = open_database(fresh_postgres_url)
+    create_tables(db)
+
+    def end_at_commit(connection):
+        cursor = connection.cursor()
+        cursor.execute(
+            "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+        )
+        cursor.execute(
+            f"CREATE CONSTRAINT TRIGGER leaves AFTER INSERT ON {things.name}"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.id = 'last')"
+            " EXECUTE FUNCTION leave()"
+        )
+
+    def add(tx: Tx, name: str) -> None:
+        tx.insert(things, {"id": name})
+        tx.on_commit(lambda: hinted.append(name))
+
+    db.run_script(end_at_commit)
+    await db.run(add, "first")
+    with pytest.raises(Conflict):
+        await db.run(add, "first")
+    with pytest.raises(Unavailable):
+        await db.run(lambda tx: tx.first(sa.select(sa.func.pg_terminate_backend(_backend_of(tx)))))
+    assert db.doubts == 0
+    with pytest.raises(Unavailable, match="went away"):
+        await db.run(add, "last")
+    assert (hinted, db.doubts) == (["first"], 1)
+    await db.run(add, "next")
+    assert (hinted, db.doubts) == (["first", "next"], 1)
+    await db.close()
+
+
+def _backend_of(tx: Tx) -> int:
+    row = tx.first(sa.select(sa.func.pg_backend_pid().label("pid")))
+    assert row is not None
+    return int(row.pid)

@@ -8,6 +8,7 @@ from xenith.cells.intents import BUILD, Intent, intent_of
 from xenith.cells.intents import intents as outbox
 from xenith.compute.records.claims import host_claims
 from xenith.compute.records.instances import allocations
+from xenith.scheduler.request import PlacementRequest
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +125,59 @@ async def test_what_another_scheduler_gave_back_is_found_by_comparing(cloud):
     assert await second.hosts.compare_claims() == 1
     assert claims_of(second, claims.host_id) == set()
     await second.hosts.stop()
+
+
+async def test_what_a_table_missed_by_doubtful_commits_is_found_by_comparing(cloud):
+    gone, kept = await cloud.build(), await cloud.build()
+    (gone_id,), (kept_id,) = gone, kept
+    cell = cloud.cell
+    host_id = (await cloud.instance(kept_id)).host_id
+    table = cell.hosts.table
+    assert await cell.hosts.compare_claims() == 0
+    # What a commit says to the table once it was, had its answer not been lost.
+    gone_host = (await cloud.instance(gone_id)).host_id
+    claim = table.find_claim(gone_id)
+    await cloud.delete(gone_id)
+    await cloud.work()
+    table.adopt(claim.host_index, placement_of(gone_id, claim), is_building=True)
+    table.release(kept_id)
+    assert await cell.hosts.compare_claims() == 0
+    cell.hosts._db.doubts += 1
+    assert await cell.hosts.compare_claims() == 2
+    assert gone_id not in claims_of(cell, gone_host)
+    assert kept_id in claims_of(cell, host_id)
+    assert not table.list_building()
+    assert await cell.hosts.compare_claims() == 0
+
+
+async def test_nothing_is_claimed_on_a_host_while_a_claim_there_is_in_doubt(cloud):
+    first, second = await cloud.create(count=2)
+    rows = await cloud.db.read(lambda tx: tx.list(outbox))
+    intents = {intent.subject: intent for intent in map(intent_of, rows)}
+    cell = cloud.cell
+    host_id = choose(cell, intents[first], cloud)
+    assert await write(cloud, cell, intents[first]) is not None
+    # It was written and nobody was told, so what was claimed in the table is given back.
+    cell.abandon(intents[first], cloud.prepared)
+    cell.hosts._db.doubts += 1
+    cell.hosts.table.set_enabled(other_host(cell, host_id), is_enabled=False)
+    assert choose(cell, intents[second], cloud) == host_id
+    assert await write(cloud, cell, intents[second]) is None
+    assert await cell.hosts.look_again(host_id)
+    assert first in claims_of(cell, host_id)
+    assert choose(cell, intents[second], cloud) == host_id
+    assert await write(cloud, cell, intents[second]) is not None
+
+
+def placement_of(instance_id: str, claim) -> PlacementRequest:
+    return PlacementRequest(
+        instance_id=instance_id,
+        project_id=claim.project_id,
+        ram_mib=claim.ram_mib,
+        vcpus=claim.vcpus,
+        disk_gib=claim.disk_gib,
+        group_id=claim.group_id,
+    )
 
 
 def choose(cell, intent: Intent, cloud) -> str:

@@ -183,9 +183,9 @@ class BrokerAdmin:
 
     async def _call(self, method: str, *path: str, body: dict[str, Any] | None = None) -> bytes:
         url = "/api/" + "/".join(quote(part, safe="") for part in path)
+        sent = None if method == "GET" else body or {}
         try:
-            sent = None if method == "GET" else body or {}
-            answer = await self._client.request(method, url, json=sent)
+            answer = await self._request(method, url, sent)
         except httpx2.HTTPError as error:
             raise Unavailable(f"the broker's management does not answer: {error!r}") from error
         if answer.is_error and (answer.status_code, method) != (404, "DELETE"):
@@ -193,6 +193,14 @@ class BrokerAdmin:
                 f"the broker refused {method} {url}: {answer.status_code} {answer.text[:200]}"
             )
         return answer.content
+
+    async def _request(self, method: str, url: str, sent: dict[str, Any] | None) -> httpx2.Response:
+        try:
+            return await self._client.request(method, url, json=sent)
+        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+            # The broker ends a kept connection when it pleases, above all after a refusal, and
+            # what was on its way by then had no answer. Every call may be made twice.
+            return await self._client.request(method, url, json=sent)
 
 
 def _any_of(names: list[str]) -> str:

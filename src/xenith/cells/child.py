@@ -88,6 +88,7 @@ class ChildLink:
         #: Taken, without a last word: when to ask for it again.
         self._awaited: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self._doubts = node.db.doubts
         self._ping_number = 0
         #: The sequence of the last digest of what is free there.
         self._heard_digest = 0
@@ -244,6 +245,20 @@ class ChildLink:
         if again:
             self._node.counts["sent_again"] += len(again)
 
+    async def _offer_unheard(self) -> None:
+        """Send what a commit gave to this child, where that commit's answer was lost."""
+        doubts = self._node.db.doubts
+        if doubts == self._doubts:
+            return
+        after = 0
+        while found := await self._node.db.read(rows.list_open_at, self.peer, after=after):
+            for row in found:
+                if row.hop_id not in self._sent and row.hop_id not in self._awaited:
+                    self._ready.setdefault(row.hop_id, row.subject)
+            after = found[-1].sequence
+        self._doubts = doubts
+        self._wake.set()
+
     async def _on_open(self, hello: Hello) -> None:
         """Begin a session: all that is open for this child goes again."""
         self._ready.clear()
@@ -270,6 +285,7 @@ class ChildLink:
             if self.link.is_open:
                 self._ping_number += 1
                 self.link.post(Ping(self._ping_number, self._node.topology.version))
+                await self._offer_unheard()
                 await self._send_again()
                 self._wake.set()
             await self._clock.sleep(PING_PERIOD_S)

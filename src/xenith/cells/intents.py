@@ -12,6 +12,7 @@ come to life, since a cell begins a build only when the root has confirmed that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -85,6 +86,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     decision: int = 0
     #: A cell to try instead.
     hint: str = ""
+    #: Said of a target that is not below the cell that was asked: it may have moved on the way.
+    is_unrouted: bool = False
     #: How cells were chosen on the way, the answering cell's own choice last.
     trail: list[dict[str, Any]] = []
 
@@ -252,6 +255,12 @@ def list_builds_at(tx: Tx, next_hop: str, *, after: int = 0) -> list[Row]:
     return tx.all(_BUILDS_AT, next_hop=next_hop, after=after)
 
 
+def find_given(tx: Tx, intent_ids: Sequence[str]) -> set[str]:
+    """Find which of these intents a neighbour has and has not answered for good."""
+    found = (tx.find(intents, id=intent_id) for intent_id in intent_ids)
+    return {row.id for row in found if row and row.closed_at is None and row.next_hop is not None}
+
+
 def list_open_builds(tx: Tx, subject: str) -> list[Row]:
     """List the builds of a subject that have no verdict here."""
     return tx.all(_OPEN_OF, subject=subject)
@@ -279,7 +288,7 @@ def give(tx: Tx, row: Row, next_hop: str, *, step: dict[str, Any] | None) -> boo
 
 
 def take_back(tx: Tx, row: Row, verdict: Verdict) -> None:
-    """Have another neighbour chosen for a build that this one will not make."""
+    """Have another neighbour chosen for what this one will not do."""
     tried = {"cell": row.next_hop, "reason": verdict.reason, "detail": verdict.detail}
     tx.update(
         intents,

@@ -104,6 +104,8 @@ class Node:
         #: How far origins are known, and of which that has changed since; None before all are read.
         self._places: dict[str, Place] = {}
         self._stale_places: set[str] | None = None
+        #: Doubtful commits, of which nobody told what they changed, before those were read.
+        self._doubts = 0
         db.listen(TOPIC, self._on_change)
         #: The version of the topology that the links are as of.
         self._followed = 0
@@ -348,10 +350,12 @@ class Node:
 
     async def places(self) -> dict[str, Place]:
         """Tell how far this cell knows each origin; what has changed since then is read."""
+        doubts = self.db.doubts
         stale, self._stale_places = self._stale_places, set[str]()
-        if stale is None:
+        if stale is None or doubts != self._doubts:
             try:
                 self._places = await self.db.read(self.changes.places)
+                self._doubts = doubts
             except BaseException:
                 self._stale_places = None
                 raise

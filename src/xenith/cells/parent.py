@@ -32,7 +32,7 @@ from xenith.cells.messages import (
     TopologyWanted,
     Verdicts,
 )
-from xenith.core.errors import Forbidden, Invalid
+from xenith.core.errors import Forbidden, Invalid, Unavailable
 from xenith.core.ids import CellId
 from xenith.core.tasks import TaskOwner
 from xenith.db import Tx
@@ -77,6 +77,7 @@ class ParentLink:
         self._clock = node.world.clock
         self._origins: dict[str, _Origin] = {}
         self._dirty: set[str] = set()
+        self._doubts = node.db.doubts
         self._wake = asyncio.Event()
         self._told: Digest | None = None
         self._sequence = 0
@@ -186,9 +187,15 @@ class ParentLink:
             self._wake.clear()
             if not self.link.is_open:
                 continue
-            dirty, self._dirty = sorted(self._dirty), set()
-            for origin in dirty:
-                await self._send_origin(origin)
+            for origin in sorted(self._dirty):
+                # Before it is read: what changes from here on counts again.
+                self._dirty.discard(origin)
+                try:
+                    await self._send_origin(origin)
+                except Unavailable:
+                    self._dirty.add(origin)
+                    self._wake.set()
+                    raise
 
     async def _send_origin(self, origin: str) -> None:
         """Send what an origin has beyond what was sent, as far as the window lets."""
@@ -234,6 +241,10 @@ class ParentLink:
     def _send_again(self) -> None:
         """Begin anew with origins whose batches were not acknowledged in time."""
         now = self._clock.monotonic()
+        if self._node.db.doubts != self._doubts:
+            # A commit that nobody knows of told nobody of its changes.
+            self._doubts = self._node.db.doubts
+            self._dirty.update(self._origins)
         for origin, state in self._origins.items():
             if state.in_flight and state.due_s <= now:
                 state.sent, state.in_flight = state.acked.number, 0

@@ -93,6 +93,8 @@ class Routing:
         #: Builds that this cell has accepted or passed on in this session, as digests count them.
         self.decisions = 0
         self._reservations: dict[str, str] = {}
+        #: Doubtful commits that the reservations were compared with the rows after.
+        self._doubts = node.db.doubts
         self._wake = asyncio.Event()
         #: Whether something undecided waits for a cell.
         self._has_waiting = False
@@ -257,6 +259,7 @@ class Routing:
                 id=plan.intent.id,
                 answer=ABSENT,
                 detail=f"cell {target or 'unnamed'} is not below {self._node.cell_id}",
+                is_unrouted=True,
             )
 
     # -- what is undecided
@@ -505,7 +508,9 @@ class Routing:
                 tx.on_commit(partial(self._refuse_verdict, child, verdict))
                 continue
             heard.append((row.id, verdict))
-            if row.kind == BUILD and verdict.answer == NO:
+            if verdict.is_unrouted and self._leads_elsewhere(row, child):
+                rows.take_back(tx, row, verdict)
+            elif row.kind == BUILD and verdict.answer == NO:
                 rows.take_back(tx, row, verdict)
                 reason = verdict.detail or verdict.reason
                 self._note_build(
@@ -514,6 +519,11 @@ class Routing:
             else:
                 self._finish(tx, row, verdict)
         return heard
+
+    def _leads_elsewhere(self, row: Row, child: CellId) -> bool:
+        """Tell whether an intent's target is reached by others than the child that it was given."""
+        hops = self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
+        return bool(hops) and child not in hops
 
     def _unreserve(self, tx: Tx, intent_id: str) -> None:
         """Give back what is reserved at a child for a build that it will not make."""
@@ -524,6 +534,22 @@ class Routing:
                 self._node.chooser.refused(reservation)
 
         tx.on_commit(follow)
+
+    async def _end_reservations(self) -> None:
+        """Give back what is reserved for builds that no child has any more.
+
+        The commit that took them from their child tells; where its answer was lost, it told nobody.
+        """
+        doubts = self._node.db.doubts
+        if doubts == self._doubts:
+            return
+        held = dict(self._reservations)
+        given = await self._node.db.read(rows.find_given, sorted(held))
+        for intent_id in held.keys() - given:
+            if self._reservations.get(intent_id) == held[intent_id]:
+                del self._reservations[intent_id]
+                self._node.chooser.refused(held[intent_id])
+        self._doubts = doubts
 
     # -- fences
 
@@ -583,6 +609,7 @@ class Routing:
                 await self._move_builds(child)
             if self._node.origin is not None:
                 await self._end_overdue()
+            await self._end_reservations()
 
     async def _move_builds(self, child: CellId) -> None:
         """Have other cells asked for what a dead child was asked, where there are others."""
@@ -662,6 +689,7 @@ class Routing:
                 # What it may hold of the build was never confirmed, and never will be.
                 rows.close(tx, row, gone)
             else:
+                self._unreserve(tx, row.id)
                 rows.take_back(tx, row, gone)
 
 

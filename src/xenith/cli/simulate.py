@@ -38,6 +38,9 @@ def simulate(
         "1x2x3"
     ),
     calm: Annotated[bool, Parameter(help="Nothing fails.", negative=())] = False,
+    operator: Annotated[
+        bool, Parameter(help="Cells are drained, opened, weighed and moved meanwhile.", negative=())
+    ] = False,
     output: Output = "table",
 ) -> int:
     """Run the real code of a whole region in one process, and check what must hold.
@@ -56,11 +59,12 @@ def simulate(
             minutes=minutes,
             shape=RegionShape(tree=shape),
             has_faults=not calm,
+            has_operator=operator,
             on_progress=lambda line: None if output == "json" else print(line, flush=True),
         )
         reports.append(report)
         if not report.is_sound:
-            _tell_failure(report, is_calm=calm)
+            _tell_failure(report, options=" --calm" * calm + " --operator" * operator)
     show([_row(report) for report in reports], output)
     return 0 if all(report.is_sound for report in reports) else 1
 
@@ -78,11 +82,11 @@ def _row(report: RunReport) -> dict[str, object]:
     }
 
 
-def _tell_failure(report: RunReport, *, is_calm: bool) -> None:
+def _tell_failure(report: RunReport, *, options: str) -> None:
     from xenith.dev.simulation.report import PROBLEMS_TOLD  # noqa: PLC0415
 
     again = f"xenith simulate --seed {report.seed} --minutes {report.minutes:g}"
-    again += f" --shape {report.shape}" + (" --calm" if is_calm else "")
+    again += f" --shape {report.shape}{options}"
     lines = [
         f"seed {report.seed} broke at {report.virtual_s:.1f} s, {_version()}:",
         *(f"  {problem}" for problem in report.problems[:PROBLEMS_TOLD]),

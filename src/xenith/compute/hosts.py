@@ -33,9 +33,13 @@ from xenith.scheduler.request import PlacementRequest
 _log = logger("compute.hosts")
 
 _BUILDING = sa.select(instances.c.id).where(instances.c.task_state == "spawning")
+_UNBUILT = sa.select(instances.c.id).where(instances.c.vm_state == "building")
 
 #: What a host must have for a build to be accepted; the rest passes by itself.
 _LASTING = tuple(each for each in FILTERS if not each.is_transient)
+
+#: Reads of a host's claims before a host that changes all the time is left for later.
+LOOKS_MAX = 5
 
 #: Seconds given to all hosts together to answer before the first choice is made.
 FIRST_ANSWER_S = 5.0
@@ -73,6 +77,9 @@ class CellHosts:
         self._generations: dict[str, int] = {}
         #: Instances with a claim in the table that no transaction has written yet.
         self._unwritten: set[str] = set()
+        #: Doubtful commits that the table, and each host in it, was compared after.
+        self._doubts = db.doubts
+        self._looked: dict[str, int] = {}
 
     async def start(self) -> None:
         """Load hosts and claims, connect, and wait a little for first answers."""
@@ -344,11 +351,15 @@ class CellHosts:
         self.wake_waiting()
 
     def write_claim(self, tx: Tx, allocation: Mapping[str, Any]) -> bool:
-        """Write a claim that the table has; False when another scheduler claimed there first.
+        """Write a claim that the table has; False when it must look at the host again before.
 
+        Another scheduler claimed there first, or a commit's outcome is in doubt.
         Transaction function.
         """
         host_id = str(allocation["host_id"])
+        if self._is_doubted(host_id):
+            # A claim of our own may stand there that the table does not have.
+            return False
         seen = self._generations.get(host_id, 0)
         generation = claim_host(tx, allocation, claimant=self.claimant, seen=seen)
         instance_id = str(allocation["instance_id"])
@@ -360,36 +371,71 @@ class CellHosts:
         tx.on_commit(follow)
         return generation is not None
 
-    async def look_again(self, host_id: str) -> None:
-        """Read a host's claims anew: another scheduler has claimed there."""
-        index = self.table.find_index(HostId(host_id))
-        held, generation = await self._db.read(_read_host_claims, host_id)
-        if index is None:
-            return
+    async def look_again(self, host_id: str) -> bool:
+        """Read a host's claims anew: others claim there, or the table may have missed a commit.
+
+        False where the host changed at each look, and is to be looked at later.
+        """
+        for _ in range(LOOKS_MAX):
+            index = self.table.find_index(HostId(host_id))
+            as_of = None if index is None else int(self.table.generation[index])
+            doubts = self._db.doubts
+            unwritten = frozenset(self._unwritten)
+            held, generation = await self._db.read(_read_host_claims, host_id)
+            if index is None:
+                return True
+            if index == self.table.find_index(HostId(host_id)) and (
+                int(self.table.generation[index]) == as_of
+            ):
+                self._follow_claims(host_id, held, unwritten | self._unwritten)
+                self._generations[host_id] = generation
+                self._looked[host_id] = doubts
+                self.wake_waiting()
+                return True
+        return False
+
+    def _is_doubted(self, host_id: str) -> bool:
+        return self._looked.get(host_id, self._doubts) != self._db.doubts
+
+    def _follow_claims(self, host_id: str, held: list[Row], unwritten: frozenset[str]) -> None:
+        """Have the table say of a host what its rows do; ``unwritten`` is not in rows yet."""
         wanted = {row.instance_id for row in held}
         for instance_id in self.table.list_instances(HostId(host_id)):
-            if instance_id not in wanted and instance_id not in self._unwritten:
+            if instance_id not in wanted and instance_id not in unwritten:
                 self.table.release(instance_id)
         for row in held:
             if self.table.find_claim(row.instance_id) is None:
                 self.adopt(row)
-            elif row.instance_id not in self._unwritten:
+            elif row.instance_id not in unwritten:
                 self.follow_allocation(row, row.instance_id)
-        self._generations[host_id] = generation
-        self.wake_waiting()
 
     async def compare_claims(self) -> int:
-        """Read the claims of every host on which another scheduler was; tell how many."""
+        """Read the claims of hosts whose table may be behind; tell how many hosts those are.
+
+        Another scheduler was there; or a commit's outcome was in doubt, and any may be.
+        """
+        doubts = self._db.doubts
         rows_now = await self._db.read(lambda tx: tx.list(host_claims))
-        strange = [
+        strange = {
             row.host_id
             for row in rows_now
             if row.claimant != self.claimant
             and row.generation != self._generations.get(row.host_id, 0)
-        ]
-        for host_id in strange:
-            await self.look_again(host_id)
+        }
+        if doubts != self._doubts:
+            strange.update(self.rows)
+            await self._end_builds()
+        if all([await self.look_again(host_id) for host_id in sorted(strange)]):
+            self._doubts = doubts
         return len(strange)
+
+    async def _end_builds(self) -> None:
+        """Stop counting builds in flight that the rows say have ended."""
+        counted = self.table.list_building()
+        unbuilt = await self._db.read(lambda tx: {row.id for row in tx.all(_UNBUILT)})
+        for instance_id in counted - unbuilt:
+            self.table.finish_build(instance_id)
+        self.wake_waiting()
 
     async def begin(self, instance_id: str) -> None:
         """Wait until the host that an instance has a claim on takes another build.

@@ -62,6 +62,9 @@ class Database(Protocol):
     """One cell's rows."""
 
     dialect: str
+    #: Commits of which nobody knows whether they were, since the answer was lost. Memory that
+    #: follows commits reads its rows again when this has risen.
+    doubts: int
 
     async def run(
         self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
@@ -136,6 +139,8 @@ class SqliteDatabase:
         except (OSError, sqlite3.Error) as error:
             raise Unavailable(f"the database {path} cannot be opened: {error}") from error
         self._cursor = self._connection.cursor()
+        # A COMMIT that fails here was rolled back, and who calls is told so.
+        self.doubts = 0
         self._compiler = Compiler.sqlite()
         self._surroundings = Surroundings(world)
 
@@ -224,6 +229,7 @@ class PostgresDatabase:
         import psycopg  # noqa: PLC0415 - a cloud on SQLite does not pay for it
 
         self._psycopg = psycopg
+        self.doubts = 0
         self._url = url
         self._compiler = Compiler.postgresql()
         self._surroundings = Surroundings(world)
@@ -305,7 +311,7 @@ class PostgresDatabase:
         psycopg = self._psycopg
         for _ in range(POSTGRES_RUNS_MAX):
             connection, is_new = self._take()
-            is_good = is_begun = False
+            is_good = is_begun = is_committing = False
             try:
                 cursor = connection.cursor()
                 tx = kind(cursor, self._compiler, self._surroundings)
@@ -313,6 +319,7 @@ class PostgresDatabase:
                 is_begun = True
                 try:
                     result = work(tx)
+                    is_committing = True
                     cursor.execute("COMMIT")
                 except BaseException:
                     with contextlib.suppress(psycopg.Error):
@@ -325,6 +332,7 @@ class PostgresDatabase:
             except psycopg.Error as error:
                 if isinstance(error, psycopg.OperationalError) and not (is_begun or is_new):
                     continue  # the server was started anew since this connection was last used
+                self.doubts += is_committing
                 if (ours := _postgres_error(error)) is not None:
                     raise ours from error
                 raise

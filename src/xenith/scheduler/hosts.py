@@ -348,6 +348,10 @@ class HostTable:
         self.io_ops[self._claims[instance_id].host_index] -= 1
         self.io_ops_total -= 1
 
+    def list_building(self) -> frozenset[InstanceId]:
+        """List the instances that are counted as builds in flight."""
+        return frozenset(self._building)
+
     def record_build_failure(self, host_index: int) -> None:
         """Count a build that failed by the host's fault."""
         self.build_failures[host_index] += 1

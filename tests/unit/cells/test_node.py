@@ -654,6 +654,33 @@ def test_a_cell_that_is_put_under_another_parent_is_heard_through_it(nodes):
     on_a_tree(nodes, shape, work)
 
 
+def test_what_was_asked_by_a_parent_that_a_cell_has_left_since_goes_by_its_new_one(nodes):
+    from xenith.cells.topology import with_parents
+
+    async def work(tree):
+        tree.nodes["c2"].executor.slots = 0
+        await asyncio.sleep(3)
+        await tree.wish("a")
+        assert (await tree.reaches("a", "owned")).cell_id == "c1"
+        await tree.settle()
+        # What was given to r1 comes after the news that c1 is not below it any more.
+        tree.air.loses = lambda spoken: "intents" in spoken.kinds
+        await tree.order("a", "set", value="late")
+        await tree.order("a", "delete")
+        await asyncio.sleep(1)
+        tree.parents = {**tree.parents, "c1": ("r2",)}
+        await tree.nodes["api"].publish(with_parents(tree.topology, CellId("c1"), [CellId("r2")]))
+        await asyncio.sleep(1)
+        tree.air.loses = lambda _: False
+        await tree.reaches("a", "gone")
+        await tree.settle()
+        assert (await tree.thing("c1", "a")).value == "late"
+        assert (await tree.thing("c1", "a")).is_gone
+
+    shape = {"api": (), "r1": ("api",), "r2": ("api",), "c1": ("r1",), "c2": ("r2",)}
+    on_a_tree(nodes, shape, work)
+
+
 def test_a_document_that_was_lost_on_its_way_is_asked_for(nodes):
     from xenith.cells.topology import with_state
 

@@ -1,8 +1,12 @@
-"""A database whose clients die at a commit, by chance or on order, and that is away for a while.
+"""A database that crashes at a commit, or whose clients do, and that is away for a while.
 
 The file outlives every client. Each connection belongs to a process; killed before the commit,
 its transaction never was; killed after, the rows are there and nobody was told. Then the process
 goes no further: who calls is never answered, as nothing of it runs any more.
+
+Where the database itself crashes, its client lives on and is told one thing in both cases, that
+the database went away: whether the transaction was, it cannot know. So it is with PostgreSQL when
+the connection breaks between COMMIT and its answer.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from xenith.core.errors import Unavailable
 from xenith.core.ids import Ids
@@ -24,7 +28,7 @@ T = TypeVar("T")
 
 
 class Moment(Enum):
-    """When a process dies."""
+    """When a process or its database dies."""
 
     BEFORE_COMMIT = "before commit"
     AFTER_COMMIT = "after commit"
@@ -37,23 +41,40 @@ class Mortal(Owner, Protocol):
         """Kill it."""
 
 
+class Crash(NamedTuple):
+    """Who dies at a commit, and when."""
+
+    moment: Moment
+    #: Called where the database dies, and not the process.
+    on_crash: Callable[[], None] | None = None
+
+
 class CrashingDatabase:
-    """One SQLite file, and when those who write to it die."""
+    """One SQLite file, and when it or those who write to it die."""
 
     def __init__(self, url: str, ids: Ids) -> None:
         self._url = url
         self._ids = ids
         self._connections: dict[CrashingConnection, None] = {}
-        self._next: tuple[int, Moment] | None = None
+        self._next: tuple[int, Crash] | None = None
         self._is_away = False
         #: Share of the commits at which the process dies, half of them before and half after.
         self.crash_rate = 0.0
         #: Commits, crashes and refusals, by those names.
         self.counts: Counter[str] = Counter()
 
-    def crash_at(self, moment: Moment, *, commits_before: int = 0) -> None:
-        """Have the process die that comes to commit next, or after so many other commits."""
-        self._next = commits_before, moment
+    def crash_at(
+        self,
+        moment: Moment,
+        *,
+        commits_before: int = 0,
+        on_crash: Callable[[], None] | None = None,
+    ) -> None:
+        """Have the process die that comes to commit next, or after so many other commits.
+
+        With ``on_crash``, the database dies instead and calls it; it is away until ``come_back``.
+        """
+        self._next = commits_before, Crash(moment, on_crash)
 
     def forget_crashes(self) -> None:
         """Have nobody die any more, neither by chance nor as it was ordered."""
@@ -88,21 +109,33 @@ class CrashingDatabase:
             self.counts["refusals"] += 1
             raise Unavailable("the database is away")
 
-    def draw(self) -> Moment | None:
-        """Tell whether the process dies at this commit."""
+    def draw(self) -> Crash | None:
+        """Tell whether the process or the database dies at this commit."""
         if self._next is not None:
-            left, moment = self._next
+            left, crash = self._next
             if left == 0:
                 self._next = None
-                return moment
-            self._next = left - 1, moment
+                return crash
+            self._next = left - 1, crash
         if self.crash_rate and self._ids.uniform() < self.crash_rate:
-            return Moment.BEFORE_COMMIT if self._ids.uniform() < 0.5 else Moment.AFTER_COMMIT
+            is_before = self._ids.uniform() < 0.5
+            return Crash(Moment.BEFORE_COMMIT if is_before else Moment.AFTER_COMMIT)
         return None
+
+    def crash(self, crash: Crash) -> None:
+        """Be gone, as a server is that crashed."""
+        assert crash.on_crash is not None, "it is the process that dies"
+        self.counts["database crashes"] += 1
+        self.go_away()
+        crash.on_crash()
 
     def forget(self, connection: CrashingConnection) -> None:
         """Count a connection out."""
         self._connections.pop(connection, None)
+
+
+class _NeverCommitted(Exception):
+    """A transaction is given up where its commit would be."""
 
 
 class CrashingConnection:
@@ -110,6 +143,7 @@ class CrashingConnection:
 
     def __init__(self, database: CrashingDatabase, inner: Database, owner: Mortal | None) -> None:
         self.dialect = inner.dialect
+        self.doubts = 0
         self._database = database
         self._inner = inner
         self._owner = owner
@@ -118,30 +152,33 @@ class CrashingConnection:
     async def run(
         self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a transaction; the process may die at its commit."""
+        """Run a transaction; the process or the database may die at its commit."""
         await self._check()
-        moment: Moment | None = None
+        crash: Crash | None = None
 
         def transaction(tx: Tx) -> T:
-            nonlocal moment
+            nonlocal crash
             result = function(tx, *args, **kwargs)
-            moment = self._database.draw()
-            if moment is Moment.BEFORE_COMMIT:
-                raise ProcessDied("before the commit")
-            if moment is Moment.AFTER_COMMIT:
+            crash = self._database.draw()
+            if crash is not None and crash.moment is Moment.BEFORE_COMMIT:
+                raise _NeverCommitted
+            if crash is not None:
                 tx.hints.clear()
             return result
 
         try:
             result = await self._inner.run(transaction)
-        except ProcessDied:
-            await self._die()
-            raise
-        self._database.counts["commits"] += 1
-        if moment is Moment.AFTER_COMMIT:
-            await self._die()
-            raise ProcessDied("after the commit")
-        return result
+            self._database.counts["commits"] += 1
+        except _NeverCommitted:
+            pass
+        if crash is None:
+            return result
+        if crash.on_crash is not None:
+            self._database.crash(crash)
+            self.doubts += 1
+            raise Unavailable("the database went away")
+        await self._die()
+        raise ProcessDied(crash.moment.value)
 
     async def read(
         self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs

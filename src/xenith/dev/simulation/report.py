@@ -15,6 +15,7 @@ import msgspec
 
 from xenith.dev.simulation.checks import Broken, Watch, count_states, find_unsettled
 from xenith.dev.simulation.events import Events
+from xenith.dev.simulation.operators import Operator
 from xenith.dev.simulation.region import Region, RegionShape
 from xenith.dev.simulation.run import Simulation, run_simulation
 from xenith.dev.simulation.storm import Storm
@@ -67,6 +68,7 @@ def run_seed(
     minutes: float,
     shape: RegionShape | None = None,
     has_faults: bool = True,
+    has_operator: bool = False,
     on_progress: Progress = lambda _line: None,
 ) -> RunReport:
     """Run a seed: so many virtual minutes of work and faults, then until all has settled."""
@@ -76,7 +78,7 @@ def run_seed(
 
         async def play(simulation: Simulation) -> RunReport:
             run = _Run(simulation, Path(directory), region_shape, on_progress)
-            return await run.play(minutes, has_faults=has_faults)
+            return await run.play(minutes, has_faults=has_faults, has_operator=has_operator)
 
         found = run_simulation(play, seed=seed)
     return msgspec.structs.replace(found, real_s=round(time.perf_counter() - began, 1))
@@ -94,15 +96,16 @@ class _Run:
         with self.events.listening():
             self.region = Region(simulation, self.events, shape, directory)
         self.workload = Workload(self.region)
+        self.operator = Operator(self.region)
         self.storm = Storm(self.region)
         self.watch = Watch(self.region, self.workload)
         self._settled_s = 0.0
 
-    async def play(self, minutes: float, *, has_faults: bool) -> RunReport:
+    async def play(self, minutes: float, *, has_faults: bool, has_operator: bool) -> RunReport:
         problems: list[str] = []
         with self.events.listening():
             try:
-                await self._play(minutes, has_faults=has_faults)
+                await self._play(minutes, has_faults=has_faults, has_operator=has_operator)
             except* (Broken, WrongAnswer) as group:
                 problems += [str(error) for error in _leaves(group)]
             except* Exception as group:  # noqa: BLE001 - whatever it is, the seed repeats it
@@ -111,13 +114,15 @@ class _Run:
             self.region.stop()
         return report
 
-    async def _play(self, minutes: float, *, has_faults: bool) -> None:
+    async def _play(self, minutes: float, *, has_faults: bool, has_operator: bool) -> None:
         await self.region.start()
         self._say("started")
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self.watch.watch(), name="watch")
             working = group.create_task(self.workload.work(), name="work")
-            failing = None
+            failing = operating = None
+            if has_operator:
+                operating = group.create_task(self.operator.work(), name="operate")
             if has_faults:
                 failing = group.create_task(self.storm.blow(), name="storm")
             until_s = self._loop.time() + minutes * 60
@@ -125,9 +130,12 @@ class _Run:
                 await asyncio.sleep(min(left_s, PROGRESS_PERIOD_S))
                 self._say("storm")
             working.cancel()
+            if operating is not None:
+                operating.cancel()
             if failing is not None:
                 failing.cancel()
             self.storm.calm()
+            await self.operator.restore()
             await self._settle()
             watching.cancel()
 
@@ -175,6 +183,7 @@ class _Run:
         found.update({f"frames {name}": n for name, n in region.fabric.counts.items()})
         found.update({f"fault {name}": n for name, n in self.storm.counts.items()})
         found.update({f"asked {name}": n for name, n in self.workload.counts.items()})
+        found.update({f"operator {name}": n for name, n in self.operator.counts.items()})
         for name in ("build moved", "build fenced", "build overdue", "rows differ", "refused"):
             found[name] = self.events.counts[name]
         found["deaths"] = region.deaths

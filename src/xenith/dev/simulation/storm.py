@@ -53,6 +53,7 @@ class Storm:
             *[self._have_machine_fail] * 2,
             self._have_guest_stop,
             self._lose_database,
+            *[self._crash_database] * 3,
             self._stop_broker,
             self._set_clock,
         )
@@ -130,6 +131,18 @@ class Storm:
         self._tell("database away", cell=place.name, s=f"{lasts_s:.0f}")
         place.database.go_away()
         self._later(lasts_s, place.database.come_back)
+
+    def _crash_database(self) -> None:
+        place = self._any_cell()
+        moment = self._one_of((Moment.BEFORE_COMMIT, Moment.AFTER_COMMIT))
+        commits = self._ids.below(COMMITS_BEFORE_MAX)
+        lasts_s = self._between(0.0, 10.0)
+
+        def crashed() -> None:
+            self._tell("database crashed", cell=place.name, moment=moment.value)
+            self._later(lasts_s, place.database.come_back)
+
+        place.database.crash_at(moment, commits_before=commits, on_crash=crashed)
 
     def _set_clock(self) -> None:
         place = self._any_cell()

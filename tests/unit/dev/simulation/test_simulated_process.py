@@ -250,6 +250,35 @@ def test_a_database_that_is_away_refuses_and_then_answers(run):
     run(check)
 
 
+@pytest.mark.parametrize(
+    ("moment", "left"), [(Moment.BEFORE_COMMIT, []), (Moment.AFTER_COMMIT, ["a"])]
+)
+def test_a_database_that_crashes_at_a_commit_leaves_its_client_in_doubt(run, moment, left):
+    hinted = []
+
+    def add_and_hint(tx, name):
+        add(tx, name)
+        tx.on_commit(lambda: hinted.append(name))
+
+    async def check(simulation, database):
+        crashed = []
+        db = database.connect(simulation.world("w"))
+        database.crash_at(moment, on_crash=lambda: crashed.append(moment))
+        with pytest.raises(Unavailable, match="went away"):
+            await db.run(add_and_hint, "a")
+        assert (crashed, hinted, db.doubts) == ([moment], [], 1)
+        with pytest.raises(Unavailable):
+            await db.run(add_and_hint, "b")
+        database.come_back()
+        assert await names(simulation) == left
+        await db.run(add_and_hint, "c")
+        assert await names(simulation) == [*left, "c"]
+        assert (hinted, db.doubts) == (["c"], 1)
+        assert database.counts["database crashes"] == 1
+
+    run(check)
+
+
 class Ear(asyncio.Protocol):
     """Notes how its connection ends."""
 
