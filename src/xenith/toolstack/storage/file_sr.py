@@ -1,7 +1,7 @@
 """A file repository as the server's loop uses it: each call in a thread of the repository's own.
 
 A disk that a running domain writes to is snapshot between two of its writes: ``quiet`` is asked to
-hold the writer still, and to let go of the disk, for as long as that takes.
+hold the writer still, with its files closed, for as long as that takes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from xenith.toolstack.storage.repository import FileRepository
 from xenith.toolstack.storage.threads import Inflow, Outflow, streamed
 
 _Result = TypeVar("_Result")
-#: Holds whoever writes to a disk still while it is entered.
-Quiet = Callable[[str], contextlib.AbstractAsyncContextManager[None]]
+#: Holds whoever writes to a disk still while it is entered; tells whether there is someone.
+Quiet = Callable[[str], contextlib.AbstractAsyncContextManager[bool]]
 
 #: Types of SR that are a directory of VHDs. Source: sm's drivers of those names.
 KINDS = ("ext", "file", "nfs")
@@ -33,9 +33,9 @@ THREADS_MAX = 32
 
 
 @contextlib.asynccontextmanager
-async def nobody_writes(_vdi_uuid: str) -> AsyncIterator[None]:
+async def nobody_writes(_vdi_uuid: str) -> AsyncIterator[bool]:
     """Hold nobody: for disks that no domain writes to."""
-    yield
+    yield False
 
 
 def directory_of(device_config: Mapping[str, str]) -> Path | None:
@@ -66,19 +66,41 @@ class FileSr:
         self._quiet = quiet
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="sr")
 
+    async def has(self, vdi_uuid: str) -> bool:
+        """Tell whether a disk lies here."""
+        return await self._run(partial(self.repository.has, vdi_uuid))
+
+    async def activate(self, vdi_uuid: str, *, is_writable: bool) -> str:
+        """Hold a disk for a domain, and tell its file's path. It is not held where this fails."""
+        work = partial(self.repository.activate, vdi_uuid, is_writable=is_writable)
+        task = asyncio.ensure_future(self._run(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The thread goes on, and what it holds nobody would give back.
+            await asyncio.wait([task])
+            if task.exception() is None:
+                await self.deactivate(vdi_uuid, is_writable=is_writable)
+            raise
+
+    async def deactivate(self, vdi_uuid: str, *, is_writable: bool) -> None:
+        """Let go of a disk that was activated so."""
+        await self._run(partial(self.repository.deactivate, vdi_uuid, is_writable=is_writable))
+
     async def create(self, vdi_uuid: str, size_bytes: int) -> None:
         """Make an empty disk."""
         await self._run(partial(self.repository.create, vdi_uuid, size_bytes))
 
     async def clone(self, vdi_uuid: str, source_uuid: str) -> None:
         """Make a disk that begins as another is."""
-        async with self._quiet(source_uuid):
-            await self._run(partial(self.repository.clone, source_uuid, vdi_uuid))
+        await self._run(partial(self.repository.clone, source_uuid, vdi_uuid))
 
     async def snapshot(self, vdi_uuid: str, source_uuid: str) -> None:
         """Make a disk that keeps what another holds now."""
-        async with self._quiet(source_uuid):
-            await self._run(partial(self.repository.snapshot, source_uuid, vdi_uuid))
+        async with self._quiet(source_uuid) as is_quiet:
+            await self._run(
+                partial(self.repository.snapshot, source_uuid, vdi_uuid, is_quiet=is_quiet)
+            )
 
     async def copy(self, vdi_uuid: str, source_uuid: str, into: Repository) -> None:
         """Make a disk of another's bytes that stands on nothing."""

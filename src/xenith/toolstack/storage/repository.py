@@ -152,16 +152,20 @@ class FileRepository:
             finally:
                 image.close()
 
-    def snapshot(self, uuid: str, new_uuid: str) -> None:
+    def snapshot(self, uuid: str, new_uuid: str, *, is_quiet: bool = False) -> None:
         """Make a disk that keeps what this one holds now: both stand on a hidden parent then.
 
+        ``is_quiet`` says that its writer has flushed and closed it, and opens it again after.
+
         Raises:
-            BackendError: VDI_IN_USE, it is written to: pause its writer and let it deactivate;
+            BackendError: VDI_IN_USE, it is written to;
                 SR_BACKEND_FAILURE_109, its chain is as long as chains may be; SR_FULL.
         """
         with self._changing(uuid, "snapshot"):
+            if not is_quiet:
+                self._pins.check_not_written(uuid, "snapshot")
             if not self._is_there(new_uuid):
-                self._fork(uuid, new_uuid, "snapshot")
+                self._fork(uuid, new_uuid)
 
     def clone(self, uuid: str, new_uuid: str) -> None:
         """Make a disk that begins as this one is; a chain is not made longer without need.
@@ -175,7 +179,7 @@ class FileRepository:
             self._pins.check_not_written(uuid, "clone")
             parent, size = self._find_shared(uuid)
             if parent is None:
-                self._fork(uuid, new_uuid, "clone")
+                self._fork(uuid, new_uuid)
                 return
             self._space.need(empty_disk_bytes(size))
             create_differencing(self._files, file_of(new_uuid), parent=parent, world=self._world)
@@ -226,6 +230,12 @@ class FileRepository:
             except Conflict:
                 # Something stands on it, or may: it is garbage from when that is gone.
                 self._hide(name)
+
+    def has(self, uuid: str) -> bool:
+        """Tell whether a disk's file is there, whatever it is."""
+        _check_uuid(uuid)
+        with self._turn():
+            return file_of(uuid) in self._files.names()
 
     def get(self, uuid: str) -> Vdi:
         """Tell of one disk.
@@ -358,8 +368,7 @@ class FileRepository:
         """
         return self._collector.collect(bytes_max=bytes_max)
 
-    def _fork(self, uuid: str, new_uuid: str, operation: str) -> None:
-        self._pins.check_not_written(uuid, operation)
+    def _fork(self, uuid: str, new_uuid: str) -> None:
         image = open_image(self._files, file_of(uuid))
         image.close()
         self._space.need(2 * empty_disk_bytes(image.size_bytes))

@@ -1,12 +1,13 @@
 """``python -m xenith.toolstack.tap LEAF rw|ro SOCKET …``: serves a domain's disks to its QEMU.
 
 In the working directory, that of the domain, it listens at each disk's socket for QEMU, and at
-``tap.sock`` for the toolstack, which may come and go:
+``tap.sock`` for the toolstack, which may come and go, and whose orders each begin with a number
+that the answer does too:
 
-    hold <socket>      its chain is closed, and the answer comes when it is
-    go <socket>        its chain is open again
-    ionice <socket> <class> <level>
-    quit               as if QEMU had ended
+    1 hold <socket>    its chain is closed, and the answer comes when it is
+    2 go <socket>      its chain is open again
+    3 ionice <socket> <class> <level>
+    4 quit             as if QEMU had ended
 
 It ends when QEMU has, which is when all of its connections have. What it held for a toolstack that
 went away goes on: a guest never waits for somebody who is dead.
@@ -67,7 +68,7 @@ class Tap:
             with connection:
                 serve(connection, self._disks[name])
         except (OSError, ProtocolError) as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            _say(name, error)
         finally:
             with self._changed:
                 del self._served[name]
@@ -78,7 +79,8 @@ class Tap:
             connection, _ = listener.accept()
             with contextlib.suppress(OSError), connection, connection.makefile("rwb") as lines:
                 for line in lines:
-                    lines.write(self._obey(line.decode().split()).encode() + b"\n")
+                    number, *words = line.decode().split() or [""]
+                    lines.write(f"{number} {self._obey(words)}\n".encode())
                     lines.flush()
             for disk in self._disks.values():
                 # Who held it has died.
@@ -98,7 +100,7 @@ class Tap:
                 case ["ionice", name, kind, level] if name in self._served:
                     thread = str(self._served[name])
                     command = ["ionice", "-c", kind, "-n", level, "-p", thread]
-                    subprocess.run(command, check=True, stderr=subprocess.PIPE)
+                    subprocess.run(command, check=True, stderr=subprocess.PIPE)  # noqa: S603 - of the toolstack's words
                 case _:
                     return f"error: {' '.join(words)} is not understood"
         except (XenithError, OSError, subprocess.CalledProcessError) as error:
@@ -111,7 +113,7 @@ class Tap:
             disk.go_on()
         except (XenithError, OSError) as error:
             # QEMU gets no answer; its domain is stuck as one whose disk went away is.
-            print(f"{disk.path}: {error}", file=sys.stderr, flush=True)
+            _say(str(disk.path), error)
 
 
 def main(arguments: list[str]) -> int:
@@ -122,10 +124,16 @@ def main(arguments: list[str]) -> int:
         try:
             disks[name] = TapDisk(Path(leaf), is_read_only=mode == "ro")
         except (XenithError, OSError) as error:
-            print(f"{leaf}: {error}", file=sys.stderr, flush=True)
+            _say(leaf, error)
             return 1
     Tap(disks).run()
     return 0
+
+
+def _say(of: str, error: Exception) -> None:
+    # Into the domain's tap.log, whose end the toolstack reads when we end too early.
+    sys.stderr.write(f"{of}: {error}\n")
+    sys.stderr.flush()
 
 
 def _listen(name: str) -> socket.socket:
