@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 MIB = 1 << 20
 MAC = "52:54:00:12:34:56"
-BASE, ROOT, CONFIG, VM = (derive_uuid("qemu-test", name) for name in ("base", "root", "cfg", "vm"))
+BASE, ROOT, CONFIG, VM, SR = (
+    derive_uuid("qemu-test", name) for name in ("base", "root", "cfg", "vm", "sr")
+)
 META = {
     "uuid": VM,
     "hostname": "first-light.novalocal",
@@ -74,6 +76,7 @@ async def host(tmp_path):
         changes = []
         backend = QemuBackend(World(), directory)
         await backend.start(lambda *change: changes.append(change))
+        backend.sr = await backend.attach_sr(SR, "file", {})
         backend.changes = changes
         backend.directory = directory
         made.append(backend)
@@ -94,10 +97,12 @@ async def chunks(path, size=1 << 18):
 
 
 async def furnish(backend, image, config_drive, *, is_cd=False):
-    await backend.disk_import(BASE, "raw", chunks(image))
-    await backend.disk_clone(ROOT, BASE)
-    await backend.disk_resize(ROOT, 64 * MIB)
-    await backend.disk_import(CONFIG, "raw", chunks(config_drive))
+    await backend.sr.create(BASE, 2 * MIB)
+    await backend.sr.fill(BASE, "raw", chunks(image))
+    await backend.sr.clone(ROOT, BASE)
+    await backend.sr.resize(ROOT, 64 * MIB)
+    await backend.sr.create(CONFIG, 2 * MIB)
+    await backend.sr.fill(CONFIG, "raw", chunks(config_drive))
     disks = (DiskSpec(ROOT, "0"), DiskSpec(CONFIG, "3", is_read_only=True, is_cd=is_cd))
     return DomainSpec(VM, "first light", 96 * MIB, 1, disks, (NicSpec("0", MAC, "n"),))
 
@@ -129,7 +134,7 @@ async def test_a_guest_lives_a_whole_life(host, image, config_drive):
     ):
         assert line in log
     with pytest.raises(BackendError, match="VDI_IN_USE"):
-        await backend.disk_destroy(ROOT)
+        await backend.sr.destroy(ROOT)
 
     await backend.domain_pause(VM)
     assert await backend.running() == {VM: "paused"}
@@ -155,10 +160,11 @@ async def test_a_guest_lives_a_whole_life(host, image, config_drive):
     assert backend.changes == [], "only what a guest does by itself is news"
 
     for vdi in (BASE, ROOT, CONFIG):
-        await backend.disk_destroy(vdi)
+        await backend.sr.destroy(vdi)
+    await backend.sr.collect()
     await backend.domain_forget(VM)
-    assert await backend.disks() == {}
-    assert list((backend.directory / "disks").iterdir()) == []
+    assert (await backend.sr.scan()).vdis == {}
+    assert not list((backend.directory / "sr" / SR).glob("*.vhd"))
     assert list((backend.directory / "domains").iterdir()) == []
 
 
@@ -209,8 +215,9 @@ async def test_what_a_guest_cannot_be_started_with_is_refused_and_leaves_no_qemu
 ):
     backend = await host()
     spec = await furnish(backend, image, config_drive)
-    parent = DomainSpec(VM, "on the parent", 64 * MIB, 1, (DiskSpec(BASE, "0"),))
-    with pytest.raises(BackendError, match="VDI_READONLY"):
+    base = (await backend.sr.scan()).vdis[ROOT].parent
+    parent = DomainSpec(VM, "on the parent", 64 * MIB, 1, (DiskSpec(base, "0"),))
+    with pytest.raises(BackendError, match="VDI_NOT_MANAGED"):
         await backend.domain_start(parent)
     missing = DomainSpec(VM, "on nothing", 64 * MIB, 1, (DiskSpec(derive_uuid("no"), "0"),))
     with pytest.raises(BackendError, match="VDI_MISSING"):
@@ -227,8 +234,9 @@ async def test_what_a_guest_cannot_be_started_with_is_refused_and_leaves_no_qemu
 async def test_a_guest_that_does_not_hear_its_button_runs_on(tmp_path):
     backend = QemuBackend(World(), tmp_path, shutdown_timeout_s=0.5)
     await backend.start(lambda *_: None)
+    backend.sr = await backend.attach_sr(SR, "file", {})
     disk = derive_uuid("blank")
-    await backend.disk_create(disk, MIB)
+    await backend.sr.create(disk, MIB)
     await backend.domain_start(DomainSpec(VM, "deaf", 16 * MIB, 1, (DiskSpec(disk, "0"),)))
     with pytest.raises(BackendError, match="VM_SHUTDOWN_TIMEOUT"):
         await backend.domain_shutdown(VM, is_clean=True)
@@ -243,7 +251,7 @@ async def test_a_guest_that_does_not_hear_its_button_runs_on(tmp_path):
 async def test_memory_that_cannot_be_read_back_leaves_the_domain_suspended(host):
     backend = await host()
     disk = derive_uuid("blank")
-    await backend.disk_create(disk, MIB)
+    await backend.sr.create(disk, MIB)
     spec = DomainSpec(VM, "x", 16 * MIB, 1, (DiskSpec(disk, "0"),))
     await backend.domain_start(spec)
     await backend.domain_suspend(VM)
@@ -267,7 +275,7 @@ async def test_memory_that_cannot_be_read_back_leaves_the_domain_suspended(host)
 async def test_a_qemu_that_does_not_answer_can_still_be_cut_off(host):
     backend = await host()
     disk = derive_uuid("blank")
-    await backend.disk_create(disk, MIB)
+    await backend.sr.create(disk, MIB)
     await backend.domain_start(DomainSpec(VM, "x", 16 * MIB, 1, (DiskSpec(disk, "0"),)))
     (pid,) = find_qemus(backend.directory / "domains")[VM]
     os.kill(pid, signal.SIGSTOP)
@@ -276,7 +284,7 @@ async def test_a_qemu_that_does_not_answer_can_still_be_cut_off(host):
     assert find_qemus(backend.directory / "domains") == {}
 
 
-KILLED = """
+KILLED = f"""
 import asyncio, os, signal, sys
 from pathlib import Path
 from xenith.core.world import World
@@ -286,7 +294,8 @@ from xenith.toolstack.backends.qemu import QemuBackend
 async def main(directory, vm, disk, moment):
     backend = QemuBackend(World(), Path(directory), accelerator="tcg")
     await backend.start(lambda *_: None)
-    await backend.disk_create(disk, 1 << 20)
+    sr = await backend.attach_sr("{SR}", "file", {{}})
+    await sr.create(disk, 1 << 20)
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)
     asyncio.get_running_loop().call_later(float(moment), die)
     await backend.domain_start(DomainSpec(vm, "x", 16 << 20, 1, (DiskSpec(disk, "0"),)))
@@ -312,6 +321,6 @@ async def test_after_a_kill_at_any_moment_a_domain_is_there_once_or_not_at_all(h
     assert await again.running() == {VM: "running"}
     assert len(find_qemus(again.directory / "domains")[VM]) == 1
     await again.domain_shutdown(VM, is_clean=False)
-    await again.disk_destroy(disk)
+    await again.sr.destroy(disk)
     assert find_qemus(again.directory / "domains") == {}
-    assert list((again.directory / "disks").iterdir()) == []
+    assert not list((again.directory / "sr" / SR).glob("*.vhd"))

@@ -15,13 +15,17 @@ from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
 from xenith.toolstack.backends import Backend, DomainState
 from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.backends.sim_disks import SimDisk
 from xenith.toolstack.classes import table
+from xenith.toolstack.classes.pbd import attach_all
+from xenith.toolstack.classes.sr import OPERATIONS
 from xenith.toolstack.classes.vm import adopt, changed_by_itself, spec
 from xenith.toolstack.journal import Entry, Journal
 from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import VOLATILE, Objects, Record
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
+from xenith.toolstack.storage.records import PARENT_KEY, show_operations
 from xenith.toolstack.transfer import TRANSFERS
 from xenith.xapi import NULL
 
@@ -31,6 +35,7 @@ _ADDRESS = "address"
 #: are not kept, so that a change costs the same however many there are.
 DERIVED = (
     ("VDI", "SR", "SR", "VDIs"),
+    ("VDI", "snapshot_of", "VDI", "snapshots"),
     ("VBD", "VM", "VM", "VBDs"),
     ("VBD", "VDI", "VDI", "VBDs"),
     ("VIF", "VM", "VM", "VIFs"),
@@ -41,7 +46,7 @@ DERIVED = (
 _OF_THE_MOMENT = frozenset(("current_operations", "allowed_operations"))
 _NOT_KEPT: dict[str, frozenset[str]] = {
     class_name: frozenset(field for _, _, holder, field in DERIVED if holder == class_name)
-    | (_OF_THE_MOMENT if class_name == "VM" else frozenset())
+    | (_OF_THE_MOMENT if class_name in ("VM", "VDI") else frozenset())
     for class_name in CLASSES
 }
 _DOMAINS: dict[str, DomainState] = {
@@ -92,7 +97,7 @@ class Fleet:
         """
         if name in self.hosts:
             raise Conflict(f"the fleet has a host named {name}", name=name)
-        half_made: list[str] = []
+        half_made: list[tuple[str, str]] = []
         found = self._read().pop(name, {})
         self._ports.setdefault(name, found.pop((_ADDRESS, ""), {}).get("port", 0))
         objects = Objects(self._world, keep=self._keeper(name))
@@ -119,10 +124,11 @@ class Fleet:
         await backend.start(
             lambda uuid, state, reason: changed_by_itself(host, uuid, state, reason)
         )
-        for uuid in half_made:
-            await backend.disk_destroy(uuid)
         _bring_up_to_date(host)
+        await attach_all(host, half_made)
         adopt(host, dict(await backend.running()))
+        for vdi in objects.all("VDI"):
+            show_operations(host, vdi)
         try:
             bound = await host.listen(listen, port or self._ports[name])
         except Unavailable:
@@ -252,7 +258,8 @@ def _furnish(host: HostServer) -> None:
         name_label="Local storage",
         type="file",
         content_type="user",
-        allowed_operations=["scan", "vdi_create", "vdi_destroy", "vdi_clone", "vdi_resize"],
+        allowed_operations=OPERATIONS,
+        physical_size=host.backend.capacity().disk_bytes,
     )
     pbd = objects.create("PBD", host=own, SR=sr, currently_attached=True)
     network = objects.create("network", name_label="Management", bridge="xenbr0")
@@ -313,19 +320,18 @@ def _bring_up_to_date(host: HostServer) -> None:
         live=True,
         last_updated=host.now(),
     )
-    objects.update("SR", objects.only("SR"), physical_size=capacity.disk_bytes)
 
 
-def _forget_half_made(objects: Objects) -> list[str]:
+def _forget_half_made(objects: Objects) -> list[tuple[str, str]]:
     """Remove what a crash cut short, and fill the sets that are derived from other records.
 
-    Gives the uuids of disks that the backend may have without a record.
+    Gives the SRs and uuids of disks that may be there without a record.
     """
-    half_made: list[str] = []
+    half_made: list[tuple[str, str]] = []
     for ref, record in list(objects.all("VDI").items()):
         # A disk's location is written when its place on the backend is there.
         if not record["location"]:
-            half_made.append(record["uuid"])
+            half_made.append((record["SR"], record["uuid"]))
             objects.delete("VDI", ref)
     for class_name in ("VBD", "VIF"):
         for ref, record in list(objects.all(class_name).items()):
@@ -351,10 +357,20 @@ def _hand_over(host: HostServer, backend: SimBackend) -> None:
             domids.append(int(last))
     backend.adopt(
         _domains(host.objects),
-        {record["uuid"]: record["virtual_size"] for record in disks},
+        {record["uuid"]: _sim_disk(host, record) for record in disks},
         specs={record["uuid"]: spec(host, record) for record in vms},
-        used_bytes={record["uuid"]: record["physical_utilisation"] for record in disks},
         last_domid=max([0, *domids]),
+    )
+
+
+def _sim_disk(host: HostServer, record: Record) -> SimDisk:
+    sr = host.objects.find("SR", record["SR"])
+    return SimDisk(
+        record["virtual_size"],
+        record["physical_utilisation"],
+        record["sm_config"].get(PARENT_KEY),
+        is_hidden=not record["managed"],
+        sr_uuid="" if sr is None else sr["uuid"],
     )
 
 

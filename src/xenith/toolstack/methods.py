@@ -29,6 +29,7 @@ _KINDS: dict[str, Kind] = {
     "float": "float",
     "bool": "bool",
     "dict[str, Any]": "any",
+    "Any": "any",
     "dict[str, str]": "map",
     "dict[str, str] | None": "map",
     "list[str]": "texts",

@@ -23,6 +23,7 @@ from xenith.toolstack.backends import Backend, BackendError
 from xenith.toolstack.methods import Method, maybe
 from xenith.toolstack.objects import Objects
 from xenith.toolstack.operations import Operations
+from xenith.toolstack.storage.attached import Storage
 from xenith.xapi import jsonrpc, xmlrpc
 from xenith.xapi.faults import XapiFault
 from xenith.xapi.wire import Reply, Request, ServerConnection, protocol_factory
@@ -78,6 +79,7 @@ class HostServer:
         self.flush = flush
         self.tasks = TaskOwner(f"host {name}", world.clock)
         self.operations = Operations(world.ids)
+        self.storage = Storage()
         #: VMs whose domain changed by itself while an operation ran.
         self.unheard: set[str] = set()
         #: Bytes that each VM that runs, or is about to, was given.

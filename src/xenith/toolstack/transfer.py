@@ -1,4 +1,4 @@
-"""Bytes that come over HTTP beside the calls: ``PUT /import_raw_vdi``.
+"""Bytes over HTTP beside the calls: ``PUT /import_raw_vdi`` and ``GET /export_raw_vdi``.
 
 Source: xapi's HTTP handlers; who sends says who it is by a session (cookie or query) or by HTTP
 Basic, and may name a task that hears how it went.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+from collections.abc import AsyncIterator
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 import msgspec
 
 from xenith.toolstack.backends import BackendError
-from xenith.toolstack.classes.vdi import import_raw
+from xenith.toolstack.classes.vdi_stream import Export, export_raw, import_raw
 from xenith.toolstack.server import HostServer, Transfer
-from xenith.xapi import NULL
+from xenith.xapi import NULL, xmlrpc
 from xenith.xapi.faults import XapiFault
-from xenith.xapi.wire import Reply, Request
+from xenith.xapi.wire import CutError, Reply, Request
 
 _REFUSAL = b"<html><body><h1>401 Unauthorized</h1></body></html>"
 _REALM = {"www-authenticate": 'Basic realm="XenAPI"'}
@@ -32,7 +34,9 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
     assert request.chunks is not None, "the path is one that streams"
     task = query.get("task_id", NULL)
     try:
-        await import_raw(host, query, request.chunks)
+        ref = await import_raw(
+            host, query, request.chunks, length=request.headers.get("content-length", "")
+        )
     except (XapiFault, BackendError) as error:
         description = [error.code, *error.params]
         host.end_task(task, error=description)
@@ -40,11 +44,60 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
     except ConnectionResetError:
         host.end_task(task, error=["VDI_IO_ERROR", "the sender hung up"])
         return Reply(400, media_type="text/plain", is_closing=True)
-    host.end_task(task)
-    return Reply(200, media_type="text/plain")
+    host.end_task(task, result=xmlrpc.fragment(ref))
+    return Reply(200, media_type="text/plain", headers=_named(task))
 
 
-TRANSFERS: dict[tuple[str, str], Transfer] = {("PUT", "/import_raw_vdi"): import_raw_vdi}
+async def export_raw_vdi(host: HostServer, request: Request) -> Reply:
+    """Give a disk; what fails before its first byte is told as an import's failure is.
+
+    What fails later breaks the connection, and the task tells why.
+    """
+    query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+    if not _may_transfer(host, request, query):
+        return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+    task = query.get("task_id", NULL)
+    try:
+        export = await export_raw(host, query)
+    except (XapiFault, BackendError) as error:
+        description = [error.code, *error.params]
+        host.end_task(task, error=description)
+        return Reply(500, msgspec.json.encode(description), is_closing=True)
+    disposition = f'attachment; filename="{export.file_name}"'
+    return Reply(
+        200,
+        media_type=export.media_type,
+        headers={"content-disposition": disposition, **_named(task)},
+        pieces=_told(host, export, task),
+        length=export.length,
+    )
+
+
+async def _told(host: HostServer, export: Export, task: str) -> AsyncIterator[bytes]:
+    """Give an export's pieces, and tell its task how it went."""
+    error = ["VDI_IO_ERROR", "the receiver hung up"]
+    try:
+        async with contextlib.aclosing(export.pieces) as pieces:
+            async for piece in pieces:
+                yield piece
+        error = []
+    except (XapiFault, BackendError) as failure:
+        error = [failure.code, *failure.params]
+        raise CutError(failure.code) from failure
+    finally:
+        host.end_task(task, error=error or None)
+        host.flush()
+
+
+TRANSFERS: dict[tuple[str, str], Transfer] = {
+    ("PUT", "/import_raw_vdi"): import_raw_vdi,
+    ("GET", "/export_raw_vdi"): export_raw_vdi,
+}
+
+
+def _named(task: str) -> dict[str, str]:
+    # A line's end in it would begin a header of the client's own making.
+    return {} if task == NULL or not task.isprintable() else {"task-id": task}
 
 
 def _may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:

@@ -3,14 +3,15 @@
 A connection carries one request at a time and stays open. A handler that has its answer at once
 gives a ``Reply`` and costs no task; one that must wait gives an awaitable. A body that streams
 (`/import_raw_vdi`) goes through a bounded queue, so that a slow disk holds the sender up and not
-the memory.
+the memory; an answer that streams (`/export_raw_vdi`) waits for its receiver likewise.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast
@@ -55,6 +56,14 @@ class Reply:
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     is_closing: bool = False
+    #: A body that is given piece by piece instead; raises ``CutError`` when it cannot go on.
+    pieces: AsyncIterator[bytes] | None = None
+    #: How long that body is; None: it ends with the connection.
+    length: int | None = None
+
+
+class CutError(Exception):
+    """A streamed answer cannot go on; its connection is broken, so that none takes it as whole."""
 
 
 Handler = Callable[[Request], Reply | Awaitable[Reply]]
@@ -136,6 +145,8 @@ class ServerConnection(asyncio.Protocol):
         self._body: _Body | None = None
         #: The connection has ended for us; what still comes is thrown away.
         self._is_refusing = False
+        self._can_write = asyncio.Event()
+        self._can_write.set()
         self.on_message_begin()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,10 +161,19 @@ class ServerConnection(asyncio.Protocol):
         """End; a body that was coming ends with an error."""
         self._connections.pop(self, None)
         self._waiting.clear()
+        self._can_write.set()
         if self._body is not None and not self._body.is_done:
             self._body.finish(ConnectionResetError("the sender hung up"))
         elif self._task is not None and self._running is not None and self._running.is_wait:
             self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """Hold a streamed answer up: its receiver is slower."""
+        self._can_write.clear()
+
+    def resume_writing(self) -> None:
+        """Let a streamed answer go on."""
+        self._can_write.set()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -278,7 +298,11 @@ class ServerConnection(asyncio.Protocol):
         try:
             while True:
                 if awaited is not None:
-                    self._send(await awaited, keeps)
+                    reply = await awaited
+                    if reply.pieces is None:
+                        self._send(reply, keeps)
+                    else:
+                        await self._stream(reply, reply.pieces, keeps)
                 if not self._waiting:
                     return
                 item, keeps = self._waiting.popleft()
@@ -289,19 +313,33 @@ class ServerConnection(asyncio.Protocol):
         finally:
             self._task = None
 
+    async def _stream(self, reply: Reply, pieces: AsyncIterator[bytes], keeps: bool) -> None:
+        """Send an answer piece by piece, as fast as its receiver takes it."""
+        transport = self._transport
+        is_closing = reply.is_closing or not keeps or reply.length is None
+        # A connection that was lost already ends the pieces too.
+        if not transport.is_closing():
+            transport.write(_head(reply, length=reply.length, is_closing=is_closing))
+        async with contextlib.aclosing(cast("AsyncGenerator[bytes]", pieces)) as given:
+            try:
+                async for piece in given:
+                    await self._can_write.wait()
+                    if transport.is_closing():
+                        return
+                    transport.write(piece)
+            except CutError:
+                transport.abort()
+                return
+        if is_closing:
+            transport.close()
+
     def _send(self, reply: Reply, keeps: bool) -> None:
         transport = self._transport
         if transport.is_closing():
             return
-        extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
         is_closing = reply.is_closing or not keeps
-        phrase = "OK" if reply.status == 200 else HTTPStatus(reply.status).phrase
-        head = (
-            f"HTTP/1.1 {reply.status} {phrase}\r\n"
-            f"content-type: {reply.media_type}\r\ncontent-length: {len(reply.body)}\r\n"
-            f"{extra}connection: {'close' if is_closing else 'keep-alive'}\r\n\r\n"
-        )
-        transport.write(head.encode("latin-1") + reply.body)
+        head = _head(reply, length=len(reply.body), is_closing=is_closing)
+        transport.write(head + reply.body)
         streams = self._running is not None and self._running.chunks is not None
         if streams and self._body is not None and not self._body.is_done:
             # What the handler left of the body cannot be told from a next request.
@@ -313,6 +351,17 @@ class ServerConnection(asyncio.Protocol):
             transport.close()
             return
         asyncio.get_running_loop().call_later(LINGER_S, transport.close)
+
+
+def _head(reply: Reply, *, length: int | None, is_closing: bool) -> bytes:
+    extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+    phrase = "OK" if reply.status == 200 else HTTPStatus(reply.status).phrase
+    told = "" if length is None else f"content-length: {length}\r\n"
+    head = (
+        f"HTTP/1.1 {reply.status} {phrase}\r\ncontent-type: {reply.media_type}\r\n{told}"
+        f"{extra}connection: {'close' if is_closing else 'keep-alive'}\r\n\r\n"
+    )
+    return head.encode("latin-1")
 
 
 def never_streams(_method: str, _path: str) -> bool:

@@ -98,7 +98,7 @@ async def test_a_thousand_hosts_live_in_one_process(tmp_path):
 async def test_an_operation_takes_the_time_that_it_is_given():
     clock = ManualClock()
     backend = sim(World(clock, Ids(1)), latency_s={"domain_start": 3.0})
-    await backend.disk_create("d", GIB)
+    await (await backend.attach_sr("sr", "file", {})).create("d", GIB)
     starting = asyncio.ensure_future(backend.domain_start(SPEC))
     await asyncio.sleep(0)
     await clock.advance(2.9)
@@ -109,10 +109,11 @@ async def test_an_operation_takes_the_time_that_it_is_given():
 
 async def outcomes(seed: int) -> list[bool]:
     backend = sim(World(ManualClock(), Ids(seed)), failure_rate=0.3)
+    repository = await backend.attach_sr("sr", "file", {})
     found = []
     for number in range(100):
         try:
-            await backend.disk_create(str(number), GIB)
+            await repository.create(str(number), GIB)
         except BackendError:
             found.append(False)
         else:

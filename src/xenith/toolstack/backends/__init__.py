@@ -4,13 +4,21 @@ The toolstack's classes (VM, VDI, VBD, VIF) keep the records and the rules; a ba
 call returns when the thing is done, may be repeated with the same ids, and raises ``BackendError``
 with a XenAPI error code when it cannot be done. Disks are named by their VDI's uuid, domains by
 their VM's uuid, so that after a restart ``running`` tells what lived on.
+
+Disks lie in the repositories of SRs, which a backend attaches, because it is the backend whose
+domains hold them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from xenith.toolstack.storage.garbage import Collected
+    from xenith.toolstack.storage.inventory import Vdi
+    from xenith.toolstack.storage.space import SrUse
 
 DomainState = Literal["running", "paused", "suspended", "halted", "crashed"]
 
@@ -32,6 +40,9 @@ class DiskSpec:
     device: str
     is_read_only: bool = False
     is_cd: bool = False
+    #: How its input and output is limited. Source: XenAPI VBD.qos_algorithm_type and _params.
+    qos_type: str = ""
+    qos_params: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,55 @@ class Capacity:
 
 #: Called by a backend when a domain changes by itself: uuid, new state, and "reboot" or a reason.
 DomainListener = Callable[[str, DomainState, str], None]
+
+
+class Contents(NamedTuple):
+    """What lies in an SR: its disks by uuid, hidden ones that others stand on too, and its use."""
+
+    vdis: Mapping[str, Vdi]
+    use: SrUse
+
+
+class Repository(Protocol):
+    """The disks of one SR that is attached here."""
+
+    async def create(self, vdi_uuid: str, size_bytes: int) -> None:
+        """Make an empty disk."""
+
+    async def clone(self, vdi_uuid: str, source_uuid: str) -> None:
+        """Make a disk that begins as another is, shares its blocks and keeps its own writes."""
+
+    async def snapshot(self, vdi_uuid: str, source_uuid: str) -> None:
+        """Make a disk that keeps what another holds now, be that written to meanwhile or not."""
+
+    async def copy(self, vdi_uuid: str, source_uuid: str, into: Repository) -> None:
+        """Make a disk of another's bytes that stands on nothing, in any repository."""
+
+    async def resize(self, vdi_uuid: str, size_bytes: int) -> None:
+        """Grow a disk."""
+
+    async def destroy(self, vdi_uuid: str) -> None:
+        """Remove a disk; one that is not there is no error."""
+
+    async def introduce(self, vdi_uuid: str) -> None:
+        """Look at a disk that was laid there by others, and refuse it unless it is sound."""
+
+    async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
+        """Fill a disk from a raw or VHD stream; tell the virtual size in bytes.
+
+        A differencing VHD is laid over what the disk holds.
+        """
+
+    def read(
+        self, vdi_uuid: str, disk_format: str, *, base_uuid: str = ""
+    ) -> AsyncGenerator[bytes]:
+        """Give a disk as a raw or VHD stream, or as the VHD that makes it of another disk."""
+
+    async def scan(self) -> Contents:
+        """Tell what there is now."""
+
+    async def collect(self) -> Collected:
+        """Do a bounded part of what garbage collection has to do."""
 
 
 class Backend(Protocol):
@@ -114,28 +174,16 @@ class Backend(Protocol):
     async def domain_resume(self, spec: DomainSpec) -> int:
         """Bring a suspended domain back and tell its domid."""
 
-    async def disk_create(self, vdi_uuid: str, size_bytes: int) -> None:
-        """Make an empty disk."""
+    async def attach_sr(
+        self, sr_uuid: str, kind: str, device_config: Mapping[str, str]
+    ) -> Repository:
+        """Take hold of an SR's disks. Source: XenAPI PBD.plug."""
 
-    async def disk_clone(self, vdi_uuid: str, parent_uuid: str) -> None:
-        """Make a disk that shares its parent's blocks and keeps its own writes."""
+    async def detach_sr(self, sr_uuid: str) -> None:
+        """Let go of an SR's disks; one that is not attached is no error."""
 
-    async def disk_resize(self, vdi_uuid: str, size_bytes: int) -> None:
-        """Grow a disk."""
-
-    async def disk_destroy(self, vdi_uuid: str) -> None:
-        """Remove a disk; one that is not there is no error."""
-
-    async def disk_import(
-        self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]
-    ) -> int:
-        """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
-
-    async def disk_used_bytes(self, vdi_uuid: str) -> int:
-        """Tell what the disk takes on the host."""
-
-    async def disks(self) -> Mapping[str, int]:
-        """Tell the disks there are and their virtual sizes in bytes."""
+    async def set_qos(self, vm_uuid: str, disk: DiskSpec) -> None:
+        """Limit a running domain's disk as it says now; one that does not run is no error."""
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
         """Give the end of the serial console's log, at most ``byte_count`` bytes."""

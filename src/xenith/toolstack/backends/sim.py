@@ -7,23 +7,23 @@ it, or hold it up.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from xenith.core.world import World
 from xenith.toolstack.backends import (
     BackendError,
     Capacity,
+    DiskSpec,
     DomainListener,
     DomainSpec,
     DomainState,
+    Repository,
 )
+from xenith.toolstack.backends.sim_disks import SimDisk, SimRepository
+from xenith.toolstack.storage.file_sr import FileSr, directory_of, open_file_sr
 
 #: Sees an operation's name and its subject's uuid before it is done; raises to refuse it.
 Script = Callable[[str, str], Awaitable[None] | None]
-
-_FOOTER_BYTES = 512
-#: Source: VHD specification 1.0, Disk Type; 4 is a differencing disk, which names a parent.
-_VHD_FIXED, _VHD_DYNAMIC = 2, 3
 
 
 class SimBackend:
@@ -51,24 +51,22 @@ class SimBackend:
         self._listener: DomainListener = lambda _uuid, _state, _reason: None
         self._domains: dict[str, DomainState] = {}
         self._specs: dict[str, DomainSpec] = {}
-        self._disks: dict[str, int] = {}
-        self._used: dict[str, int] = {}
+        self._disks: dict[str, SimDisk] = {}
+        self._files: dict[str, FileSr] = {}
         self._domid = 0
 
     def adopt(
         self,
         domains: Mapping[str, DomainState],
-        disks: Mapping[str, int],
+        disks: Mapping[str, SimDisk],
         *,
         specs: Mapping[str, DomainSpec],
-        used_bytes: Mapping[str, int],
         last_domid: int,
     ) -> None:
         """Take over what an earlier process ran: simulated guests live on as real ones do."""
         self._domains.update(domains)
         self._disks.update(disks)
         self._specs.update(specs)
-        self._used.update(used_bytes)
         # Domids are not used twice: a log is asked for by the last one of a VM.
         self._domid = max(self._domid, last_domid)
 
@@ -77,7 +75,9 @@ class SimBackend:
         self._listener = listener
 
     async def stop(self) -> None:
-        """End; there is nothing to let go of."""
+        """End; simulated disks are kept by nobody, and directories let go."""
+        for sr_uuid in list(self._files):
+            await self.detach_sr(sr_uuid)
 
     def capacity(self) -> Capacity:
         """Tell what the host has in all."""
@@ -93,7 +93,7 @@ class SimBackend:
         """Start a domain; one that already runs is left alone."""
         await self._act("domain_start", spec.vm_uuid)
         for disk in spec.disks:
-            if disk.vdi_uuid not in self._disks:
+            if not self._files and disk.vdi_uuid not in self._disks:
                 raise BackendError("VDI_MISSING", "", disk.vdi_uuid)
         self._specs[spec.vm_uuid] = spec
         self._domains[spec.vm_uuid] = "paused" if is_paused else "running"
@@ -154,52 +154,44 @@ class SimBackend:
 
     # -- disks
 
-    async def disk_create(self, vdi_uuid: str, size_bytes: int) -> None:
-        """Make an empty disk."""
-        await self._act("disk_create", vdi_uuid)
-        self._disks[vdi_uuid] = size_bytes
+    async def attach_sr(
+        self, sr_uuid: str, kind: str, device_config: Mapping[str, str]
+    ) -> Repository:
+        """Attach simulated disks, or those of a directory where one is named."""
+        del kind
+        path = directory_of(device_config)
+        if path is not None:
+            self._files[sr_uuid] = await open_file_sr(path, world=self._world)
+            return self._files[sr_uuid]
+        return SimRepository(
+            sr_uuid,
+            self._disks,
+            act=self._act,
+            ids=self._world.ids,
+            capacity_bytes=self._capacity.disk_bytes,
+            is_in_use=self._is_in_use,
+        )
 
-    async def disk_clone(self, vdi_uuid: str, parent_uuid: str) -> None:
-        """Make a disk that shares its parent's blocks."""
-        await self._act("disk_clone", vdi_uuid)
-        if parent_uuid not in self._disks:
-            raise BackendError("VDI_MISSING", "", parent_uuid)
-        self._disks[vdi_uuid] = self._disks[parent_uuid]
+    async def detach_sr(self, sr_uuid: str) -> None:
+        """Let go of an SR's disks."""
+        held = self._files.pop(sr_uuid, None)
+        if held is not None:
+            await held.close()
 
-    async def disk_resize(self, vdi_uuid: str, size_bytes: int) -> None:
-        """Grow a disk."""
-        await self._act("disk_resize", vdi_uuid)
-        self._disks[vdi_uuid] = size_bytes
+    async def set_qos(self, vm_uuid: str, disk: DiskSpec) -> None:
+        """Limit nothing: simulated guests do not write."""
 
-    async def disk_destroy(self, vdi_uuid: str) -> None:
-        """Remove a disk."""
-        await self._act("disk_destroy", vdi_uuid)
-        self._disks.pop(vdi_uuid, None)
-        self._used.pop(vdi_uuid, None)
+    async def disks(self) -> dict[str, int]:
+        """Tell the simulated disks there are and their sizes, hidden ones left out; for tests."""
+        return {uuid: disk.size_bytes for uuid, disk in self._disks.items() if not disk.is_hidden}
 
-    async def disk_import(
-        self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]
-    ) -> int:
-        """Count a stream; of a VHD only the footer is looked at, and no parent is followed."""
-        await self._act("disk_import", vdi_uuid)
-        count, tail = 0, b""
-        async for piece in chunks:
-            count += len(piece)
-            tail = (tail + piece)[-_FOOTER_BYTES:]
-        if sum(self._used.values()) + count > self._capacity.disk_bytes:
-            raise BackendError("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
-        size = count if disk_format == "raw" else _vhd_size(tail)
-        self._used[vdi_uuid] = count
-        self._disks[vdi_uuid] = max(size, self._disks.get(vdi_uuid, 0))
-        return size
-
-    async def disk_used_bytes(self, vdi_uuid: str) -> int:
-        """Tell what was imported into the disk."""
-        return self._used.get(vdi_uuid, 0)
-
-    async def disks(self) -> Mapping[str, int]:
-        """Tell the disks there are."""
-        return dict(self._disks)
+    def _is_in_use(self, vdi_uuid: str) -> bool:
+        return any(
+            disk.vdi_uuid == vdi_uuid
+            for uuid in self._domains
+            if uuid in self._specs
+            for disk in self._specs[uuid].disks
+        )
 
     # -- time and failure
 
@@ -221,23 +213,3 @@ class SimBackend:
     def _next_domid(self) -> int:
         self._domid += 1
         return self._domid
-
-
-def _vhd_size(tail: bytes) -> int:
-    """Read the virtual size from a VHD's footer. Source: VHD specification 1.0, Hard Disk Footer.
-
-    Raises:
-        BackendError: VDI_IO_ERROR, it is no footer of a disk that stands alone.
-    """
-    if len(tail) != _FOOTER_BYTES or tail[:8] != b"conectix":
-        raise BackendError("VDI_IO_ERROR", "the stream does not end with a VHD footer")
-    size, kind, checksum = (
-        int.from_bytes(tail[48:56], "big"),
-        int.from_bytes(tail[60:64], "big"),
-        int.from_bytes(tail[64:68], "big"),
-    )
-    if checksum != ~(sum(tail[:64]) + sum(tail[68:])) & 0xFFFFFFFF:
-        raise BackendError("VDI_IO_ERROR", "the VHD footer's checksum is wrong")
-    if kind not in (_VHD_FIXED, _VHD_DYNAMIC):
-        raise BackendError("VDI_IO_ERROR", f"a VHD of type {kind} does not stand alone")
-    return size

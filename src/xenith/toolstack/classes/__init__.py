@@ -4,10 +4,35 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from xenith.toolstack.classes import event, host, network, session, sr, task, vbd, vdi, vif, vm
+from xenith.toolstack.classes import (
+    event,
+    host,
+    network,
+    pbd,
+    session,
+    sr,
+    task,
+    vbd,
+    vdi,
+    vif,
+    vm,
+)
 from xenith.toolstack.methods import Method, generate
 
-__all__ = ["event", "host", "network", "session", "sr", "table", "task", "vbd", "vdi", "vif", "vm"]
+__all__ = [
+    "event",
+    "host",
+    "network",
+    "pbd",
+    "session",
+    "sr",
+    "table",
+    "task",
+    "vbd",
+    "vdi",
+    "vif",
+    "vm",
+]
 
 
 @lru_cache(maxsize=1)

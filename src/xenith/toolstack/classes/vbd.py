@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from xenith.toolstack.backends import DiskSpec
 from xenith.toolstack.methods import creation, is_null, method
+from xenith.toolstack.qos import SUPPORTED, limits_of
 from xenith.toolstack.server import HostServer
+from xenith.toolstack.storage.records import show_operations
+from xenith.toolstack.storage.upkeep import tidy
 from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
 
@@ -35,6 +39,7 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
             raise XapiFault("HANDLE_INVALID", "VDI", vdi)
     elif host.objects.get("VDI", vdi)["read_only"] and mode == "RW":
         raise XapiFault("VDI_READONLY", vdi)
+    limits_of(fields.get("qos_algorithm_type", ""), fields.get("qos_algorithm_params", {}))
     taken = {host.objects.get("VBD", ref)["userdevice"] for ref in vm["VBDs"]}
     device = _position(fields.get("userdevice", ""), taken)
     if device in taken:
@@ -46,6 +51,7 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
         mode=mode,
         empty=is_null(vdi),
         allowed_operations=["attach", "plug", "unplug"],
+        qos_supported_algorithms=list(SUPPORTED),
     )
     ref = host.objects.create("VBD", **fields)
     host.objects.link("VM", fields["VM"], "VBDs", ref)
@@ -94,6 +100,68 @@ def remove(host: HostServer, ref: str) -> None:
     host.objects.unlink("VM", record["VM"], "VBDs", ref)
     if not is_null(record["VDI"]):
         host.objects.unlink("VDI", record["VDI"], "VBDs", ref)
+
+
+def set_attached(host: HostServer, ref: str, *, device: str) -> None:
+    """Write which device of a running VM a disk is; an empty name says that it is none any more."""
+    record = host.objects.get("VBD", ref)
+    host.objects.update("VBD", ref, currently_attached=bool(device), device=device)
+    if not record["empty"]:
+        show_operations(host, record["VDI"])
+    if not record["empty"] and not device:
+        # Chains are not shortened while a VM has them open.
+        tidy(host, host.objects.get("VDI", record["VDI"])["SR"])
+
+
+def disk_spec(host: HostServer, record: dict[str, Any]) -> DiskSpec:
+    """Give the backend's view of a device that has a disk."""
+    return DiskSpec(
+        host.objects.get("VDI", record["VDI"])["uuid"],
+        record["userdevice"],
+        is_read_only=record["mode"] == "RO",
+        is_cd=record["type"] == "CD",
+        qos_type=record["qos_algorithm_type"],
+        qos_params=dict(record["qos_algorithm_params"]),
+    )
+
+
+@method("VBD.set_qos_algorithm_type")
+async def set_qos_algorithm_type(host: HostServer, ref: str, value: str) -> None:
+    """Say in which way a device's input and output is limited, from now on."""
+    await _set_qos(host, ref, value, host.objects.get("VBD", ref)["qos_algorithm_params"])
+
+
+@method("VBD.set_qos_algorithm_params")
+async def set_qos_algorithm_params(host: HostServer, ref: str, value: dict[str, str]) -> None:
+    """Say how much input and output a device may have, from now on."""
+    await _set_qos(host, ref, host.objects.get("VBD", ref)["qos_algorithm_type"], value)
+
+
+@method("VBD.add_to_qos_algorithm_params")
+async def add_to_qos_algorithm_params(host: HostServer, ref: str, key: str, value: str) -> None:
+    """Add to how much input and output a device may have."""
+    record = host.objects.get("VBD", ref)
+    params = record["qos_algorithm_params"]
+    if key in params:
+        raise XapiFault("MAP_DUPLICATE_KEY", "VBD", "qos_algorithm_params", record["uuid"], key)
+    await _set_qos(host, ref, record["qos_algorithm_type"], {**params, key: value})
+
+
+@method("VBD.remove_from_qos_algorithm_params")
+async def remove_from_qos_algorithm_params(host: HostServer, ref: str, key: str) -> None:
+    """Take one limit of a device's input and output away."""
+    record = host.objects.get("VBD", ref)
+    left = {name: one for name, one in record["qos_algorithm_params"].items() if name != key}
+    await _set_qos(host, ref, record["qos_algorithm_type"], left)
+
+
+async def _set_qos(host: HostServer, ref: str, kind: str, params: dict[str, str]) -> None:
+    limits_of(kind, params)
+    host.objects.update("VBD", ref, qos_algorithm_type=kind, qos_algorithm_params=params)
+    record = host.objects.get("VBD", ref)
+    if record["currently_attached"] and not record["empty"]:
+        vm = host.objects.get("VM", record["VM"])
+        await host.backend.set_qos(vm["uuid"], disk_spec(host, record))
 
 
 @method("VBD.plug", is_async=True)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
-from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, DomainState, NicSpec
+from xenith.toolstack.backends import BackendError, DomainSpec, DomainState, NicSpec
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes import vif as vifs
 from xenith.toolstack.classes.host import free_memory_bytes, write_free_memory
@@ -307,15 +307,7 @@ def spec(host: HostServer, record: dict[str, Any]) -> DomainSpec:
         vbd = host.objects.get("VBD", ref)
         if vbd["empty"]:
             continue
-        vdi = host.objects.get("VDI", vbd["VDI"])
-        disks.append(
-            DiskSpec(
-                vdi["uuid"],
-                vbd["userdevice"],
-                is_read_only=vbd["mode"] == "RO",
-                is_cd=vbd["type"] == "CD",
-            )
-        )
+        disks.append(vbds.disk_spec(host, vbd))
     cards = [host.objects.get("VIF", ref) for ref in record["VIFs"]]
     return DomainSpec(
         vm_uuid=record["uuid"],
@@ -502,7 +494,7 @@ def _has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
         row = host.objects.get("VBD", vbd)
         if not row["currently_attached"]:
             device = vbds.device_name(int(row["userdevice"]))
-            host.objects.update("VBD", vbd, currently_attached=True, device=device)
+            vbds.set_attached(host, vbd, device=device)
     for vif in record["VIFs"]:
         if not host.objects.get("VIF", vif)["currently_attached"]:
             host.objects.update("VIF", vif, currently_attached=True)
@@ -517,7 +509,7 @@ def has_stopped(host: HostServer, ref: str, power: str) -> None:
     # A suspended VM keeps its disks: its memory knows what is on them.
     for vbd in record["VBDs"] if power == "Halted" else ():
         if host.objects.get("VBD", vbd)["currently_attached"]:
-            host.objects.update("VBD", vbd, currently_attached=False, device="")
+            vbds.set_attached(host, vbd, device="")
     for vif in record["VIFs"]:
         if host.objects.get("VIF", vif)["currently_attached"]:
             host.objects.update("VIF", vif, currently_attached=False)

@@ -7,8 +7,7 @@ import pytest
 
 from xenith.core.ids import derive_uuid
 from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, NicSpec
-from xenith.toolstack.backends.qemu.chain import DiskFile
-from xenith.toolstack.backends.qemu.command import DEVICES_MAX, arguments
+from xenith.toolstack.backends.qemu.command import DEVICES_MAX, arguments, disks_in_order
 
 VM = derive_uuid("vm")
 MAC = "52:54:00:00:00:01"
@@ -21,8 +20,12 @@ def make(*, accelerator="tcg", name="server", memory=64 << 20, disks=(), nics=()
         directory=Path("/d") / VM,
         accelerator=accelerator,
         machine="pc",
-        find_disk=lambda disk: DiskFile(Path(f"/disks/{disk.vdi_uuid},x"), "", 1, "raw"),
     )
+
+
+def made_of(*numbers):
+    disks = tuple(DiskSpec(number, number) for number in numbers)
+    return DomainSpec(VM, "server", 64 << 20, 1, disks)
 
 
 def values(made, option):
@@ -32,10 +35,21 @@ def values(made, option):
 def test_disks_come_in_the_order_of_their_numbers_and_the_first_boots():
     made = make(disks=tuple(DiskSpec(number, number) for number in ("10", "2", "0")))
     nodes = [json.loads(node) for node in values(made, "-blockdev")]
-    assert [Path(node["file"]["filename"]).name for node in nodes] == ["0,x", "2,x", "10,x"]
-    assert all(node["driver"] == "raw" for node in nodes)
+    assert [disk.device for disk in disks_in_order(made_of("10", "2", "0"))] == ["0", "2", "10"]
+    sockets = [node["file"]["server"]["path"] for node in nodes]
+    assert sockets == ["disk1.nbd", "disk2.nbd", "disk3.nbd"]
     boots = [device for device in values(made, "-device") if "bootindex=1" in device]
     assert boots == ["virtio-blk-pci,drive=disk1,id=disk1-device,bootindex=1"]
+
+
+def test_a_disk_s_limits_are_there_from_the_beginning_and_can_be_changed():
+    slow = DiskSpec("a", "0", qos_type="throttle", qos_params={"iops-total": "100"})
+    made = make(disks=(slow, DiskSpec("b", "1")))
+    first, second = [json.loads(one) for one in values(made, "-object") if one.startswith("{")]
+    assert first["limits"]["iops-total"] == 100
+    assert set(second["limits"].values()) == {0}
+    nodes = [json.loads(node) for node in values(made, "-blockdev")]
+    assert [node["throttle-group"] for node in nodes] == [first["id"], second["id"]]
 
 
 def test_a_cd_and_a_read_only_disk_are_opened_for_reading_only():

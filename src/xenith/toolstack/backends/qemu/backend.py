@@ -1,8 +1,12 @@
 """The qemu backend: real virtual machines in QEMU, with KVM where it works, else emulated.
 
     <directory>/domains/<vm>/domain.json console.log pid qmp.sock qemu.log memory
-    <directory>/disks/...                    see ``chain``
+    <directory>/domains/<vm>/tap.sock tap.log disk<n>.nbd
+    <directory>/sr/<sr>/<vdi>.vhd            SRs that name no directory of their own
     <directory>/domid kvm.json
+
+Between a QEMU and its chains of VHDs is a tap (``xenith.toolstack.tap``), so that a running disk is
+the same file as one at rest, and a snapshot of it is one of the chain.
 
 QEMUs are no children of ours and run on while we are away. ``start`` finds them by their command
 lines and takes hold again; nothing else is remembered that could be wrong after a kill.
@@ -10,15 +14,16 @@ lines and takes hold again; nothing else is remembered that could be wrong after
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
-from weakref import WeakValueDictionary
 
 import msgspec
 
+from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
 from xenith.toolstack.backends import (
@@ -28,18 +33,20 @@ from xenith.toolstack.backends import (
     DomainListener,
     DomainSpec,
     DomainState,
+    Repository,
 )
 from xenith.toolstack.backends.qemu import console, machine
-from xenith.toolstack.backends.qemu.chain import DiskFile
-from xenith.toolstack.backends.qemu.command import CONSOLE
-from xenith.toolstack.backends.qemu.disks import Disks
+from xenith.toolstack.backends.qemu.command import CONSOLE, disks_in_order, socket_name
 from xenith.toolstack.backends.qemu.domain import Domain
 from xenith.toolstack.backends.qemu.domains import Domains, Engine, checked_uuid
 from xenith.toolstack.backends.qemu.kvm import has_kvm
+from xenith.toolstack.qos import limits_of
+from xenith.toolstack.storage.file_sr import FileSr, directory_of, open_file_sr
 
 #: How long a guest may take to shut down when asked. Source: nova `shutdown_timeout` is 60.
 SHUTDOWN_TIMEOUT_S = 60.0
 _CONSOLE_PERIOD_S = 5.0
+_log = logger("toolstack.qemu")
 
 
 class QemuBackend:
@@ -66,11 +73,16 @@ class QemuBackend:
         self._accelerator: str = accelerator
         self._qemu = qemu
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._disks = Disks(self._directory / "disks", is_in_use=self._is_in_use)
+        self._srs: dict[str, FileSr] = {}
         self._tasks = TaskOwner("qemu", world.clock)
-        self._domains = Domains(self._directory / "domains", clock=world.clock, tasks=self._tasks)
-        # A lock lives as long as someone holds it or waits for it.
-        self._disk_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._domains = Domains(
+            self._directory / "domains",
+            clock=world.clock,
+            tasks=self._tasks,
+            on_end=self._deactivate_all,
+        )
+        #: The SRs whose disks each domain holds, by domain and disk.
+        self._held: dict[tuple[str, str], FileSr] = {}
 
     @property
     def accelerator(self) -> str:
@@ -84,11 +96,10 @@ class QemuBackend:
             BackendError: QEMU is not installed.
         """
         program = shutil.which(self._qemu)
-        if program is None or shutil.which("qemu-img") is None:
+        if program is None:
             raise BackendError(
                 "INTERNAL_ERROR",
-                f"{self._qemu} or qemu-img is not installed: "
-                "apt-get install qemu-system-x86 qemu-utils",
+                f"{self._qemu} is not installed: apt-get install qemu-system-x86",
             )
         self._qemu = program
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -96,13 +107,14 @@ class QemuBackend:
             works = await has_kvm(Path(program), self._directory)
             self._accelerator = "kvm" if works else "tcg"
         await self._domains.recover(listener)
-        self._disks.start()
         self._tasks.keep("console", self._trim_consoles, restart_delay_s=_CONSOLE_PERIOD_S)
 
     async def stop(self) -> None:
         """End our part; the guests run on."""
         await self._tasks.stop()
         await self._domains.release()
+        for sr_uuid in list(self._srs):
+            await self.detach_sr(sr_uuid)
 
     def capacity(self) -> Capacity:
         """Tell what the host has in all."""
@@ -203,42 +215,51 @@ class QemuBackend:
             if self._domains.find(vm_uuid) is None:
                 shutil.rmtree(self._domains.directory(vm_uuid), ignore_errors=True)
 
-    async def disk_create(self, vdi_uuid: str, size_bytes: int) -> None:
-        """Make an empty disk."""
-        async with self._disk_lock(vdi_uuid):
-            await self._disks.create(vdi_uuid, size_bytes)
+    async def attach_sr(
+        self, sr_uuid: str, kind: str, device_config: Mapping[str, str]
+    ) -> Repository:
+        """Take hold of a directory of VHDs, and of those that living domains have in it."""
+        del kind
+        path = directory_of(device_config)
+        is_own = path is None
+        if path is None:
+            path = self._directory / "sr" / checked_uuid("SR", sr_uuid)
+            path.mkdir(parents=True, exist_ok=True)
+        sr = await open_file_sr(
+            path,
+            world=self._world,
+            size_bytes_max=self.capacity().disk_bytes if is_own else 0,
+            quiet=self._quiet,
+        )
+        self._srs[sr_uuid] = sr
+        for domain in self._domains:
+            for disk in domain.record.spec.disks:
+                if await sr.has(disk.vdi_uuid):
+                    await self._activate(domain.uuid, disk, sr)
+        return sr
 
-    async def disk_clone(self, vdi_uuid: str, parent_uuid: str) -> None:
-        """Make a disk that shares its parent's blocks and keeps its own writes."""
-        if vdi_uuid == parent_uuid:
-            raise BackendError("VDI_IN_USE", vdi_uuid, "clone")
-        async with self._disk_lock(parent_uuid), self._disk_lock(vdi_uuid):
-            await self._disks.clone(vdi_uuid, parent_uuid)
+    async def detach_sr(self, sr_uuid: str) -> None:
+        """Let go of a directory."""
+        sr = self._srs.pop(sr_uuid, None)
+        if sr is not None:
+            self._held = {key: held for key, held in self._held.items() if held is not sr}
+            await sr.close()
 
-    async def disk_resize(self, vdi_uuid: str, size_bytes: int) -> None:
-        """Grow a disk."""
-        async with self._disk_lock(vdi_uuid):
-            await self._disks.resize(vdi_uuid, size_bytes)
-
-    async def disk_destroy(self, vdi_uuid: str) -> None:
-        """Remove a disk; one that is not there is no error."""
-        async with self._disk_lock(vdi_uuid):
-            await self._disks.destroy(vdi_uuid)
-
-    async def disk_import(
-        self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]
-    ) -> int:
-        """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
-        async with self._disk_lock(vdi_uuid):
-            return await self._disks.fill(vdi_uuid, disk_format, chunks)
-
-    async def disk_used_bytes(self, vdi_uuid: str) -> int:
-        """Tell what the disk takes on the host."""
-        return self._disks.used_bytes(vdi_uuid)
-
-    async def disks(self) -> Mapping[str, int]:
-        """Tell the disks there are and their virtual sizes in bytes."""
-        return self._disks.sizes()
+    async def set_qos(self, vm_uuid: str, disk: DiskSpec) -> None:
+        """Limit a running domain's disk as it says now."""
+        async with self._domains.lock(vm_uuid):
+            domain = self._domains.find(vm_uuid)
+            if domain is None:
+                return
+            spec = domain.record.spec
+            for at, old in enumerate(disks_in_order(spec), start=1):
+                if old.device == disk.device:
+                    await domain.limit(at, disk)
+                    await self._weigh(domain, at, disk)
+            disks = tuple(disk if old.device == disk.device else old for old in spec.disks)
+            changed = msgspec.structs.replace(domain.record, spec=replace(spec, disks=disks))
+            domain.record = changed
+            self._domains.write_record(changed)
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
         """Give the end of the serial console's log, at most ``byte_count`` bytes."""
@@ -248,24 +269,75 @@ class QemuBackend:
         for domain in self._domains:
             console.trim(domain.directory / CONSOLE)
 
-    def _disk_lock(self, vdi_uuid: str) -> asyncio.Lock:
-        return self._disk_locks.setdefault(checked_uuid("VDI", vdi_uuid), asyncio.Lock())
-
     async def _launch(self, spec: DomainSpec, *, memory: Path | None = None) -> Domain:
-        engine = Engine(self._qemu, self._accelerator)
-        return await self._domains.launch(
-            spec, engine=engine, find_disk=self._find_disk, memory=memory
-        )
+        try:
+            leaves = [
+                await self._activate(spec.vm_uuid, disk, await self._find_sr(disk))
+                for disk in disks_in_order(spec)
+            ]
+            domain = await self._domains.launch(
+                spec,
+                engine=Engine(self._qemu, self._accelerator),
+                leaves=leaves,
+                memory=memory,
+            )
+        except BaseException:
+            await self._deactivate_all(spec)
+            raise
+        for at, disk in enumerate(disks_in_order(spec), start=1):
+            if disk.qos_type:
+                await self._weigh(domain, at, disk)
+        return domain
 
-    def _find_disk(self, disk: DiskSpec) -> DiskFile:
-        file = self._disks.get(disk.vdi_uuid)
-        if not (disk.is_read_only or disk.is_cd) and self._disks.is_parent(file):
-            raise BackendError("VDI_READONLY", disk.vdi_uuid)
-        return file
+    async def _weigh(self, domain: Domain, boot_index: int, disk: DiskSpec) -> None:
+        """Give the thread that serves a disk its weight. Source: xapi, ionice on the backend's."""
+        limits = limits_of(disk.qos_type, disk.qos_params)
+        words = socket_name(boot_index), str(limits.scheduler), str(limits.level)
+        try:
+            assert domain.tap is not None, "a domain with disks has a tap"
+            await domain.tap.order("ionice", *words)
+        except BackendError as error:
+            # Real-time takes a privilege that a laboratory's host may not have.
+            _log.warning("a disk has no weight", vm=domain.uuid, error=repr(error))
 
-    def _is_in_use(self, vdi_uuid: str) -> bool:
-        return any(
-            disk.vdi_uuid == vdi_uuid
-            for domain in self._domains
-            for disk in domain.record.spec.disks
-        )
+    async def _find_sr(self, disk: DiskSpec) -> FileSr:
+        for sr in tuple(self._srs.values()):
+            if await sr.has(disk.vdi_uuid):
+                return sr
+        raise BackendError("VDI_MISSING", "", disk.vdi_uuid)
+
+    async def _activate(self, vm_uuid: str, disk: DiskSpec, sr: FileSr) -> str:
+        is_writable = not (disk.is_read_only or disk.is_cd)
+        path = await sr.activate(disk.vdi_uuid, is_writable=is_writable)
+        self._held[vm_uuid, disk.vdi_uuid] = sr
+        return path
+
+    async def _deactivate_all(self, spec: DomainSpec) -> None:
+        for disk in spec.disks:
+            sr = self._held.pop((spec.vm_uuid, disk.vdi_uuid), None)
+            if sr is not None:
+                is_writable = not (disk.is_read_only or disk.is_cd)
+                await sr.deactivate(disk.vdi_uuid, is_writable=is_writable)
+
+    @contextlib.asynccontextmanager
+    async def _quiet(self, vdi_uuid: str) -> AsyncIterator[bool]:
+        """Hold whoever writes to a disk still, and tell whether there is someone."""
+        found = self._find_writer(vdi_uuid)
+        if found is None:
+            yield False
+            return
+        async with self._domains.lock(found[0].uuid):
+            domain, socket = found
+            assert domain.tap is not None, "a domain with disks has a tap"
+            try:
+                await domain.tap.order("hold", socket)
+                yield True
+            finally:
+                await domain.tap.order("go", socket)
+
+    def _find_writer(self, vdi_uuid: str) -> tuple[Domain, str] | None:
+        for domain in self._domains:
+            for at, disk in enumerate(disks_in_order(domain.record.spec), start=1):
+                if disk.vdi_uuid == vdi_uuid and not (disk.is_read_only or disk.is_cd):
+                    return domain, socket_name(at)
+        return None

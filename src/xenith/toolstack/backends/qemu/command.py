@@ -4,6 +4,9 @@ Machine: ``pc`` (i440fx), which boots about as fast as q35 under emulation and h
 Disks are virtio-blk, CDs are IDE (at most four), cards are virtio-net. Nothing that a tenant
 chose (names, labels) is on the command line, only ids and numbers that we check.
 
+A disk's bytes come from the domain's tap over NBD, through a throttle whose limits can be changed
+while the guest runs.
+
 Networks: a card's back end is a hub port with nothing behind it. The link is up and the guest
 sets the address that its config drive gives, but no frame leaves the guest; wires between guests
 and to the world belong to the network back ends. QEMU's own user-mode network was rejected: it
@@ -13,7 +16,6 @@ puts a DHCP server and a TCP stack beside every guest that answer with addresses
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import msgspec
 
 from xenith.core.units import MIB
 from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, NicSpec
-from xenith.toolstack.backends.qemu.chain import DiskFile
+from xenith.toolstack.qos import LIMITS, limits_of
 
 MONITOR = "qmp.sock"
 CONSOLE = "console.log"
@@ -42,7 +44,6 @@ def arguments(
     directory: Path,
     accelerator: str,
     machine: str,
-    find_disk: Callable[[DiskSpec], DiskFile],
 ) -> list[str]:
     """Give the arguments of a QEMU that waits, stopped, for ``cont`` on its monitor.
 
@@ -65,8 +66,8 @@ def arguments(
     given += ["-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console"]
     given += ["-device", "pvpanic", "-object", "rng-random,id=rng,filename=/dev/urandom"]
     given += ["-device", "virtio-rng-pci,rng=rng"]
-    for boot_index, disk in enumerate(sorted(spec.disks, key=_position), start=1):
-        given += _disk(disk, find_disk(disk), boot_index)
+    for boot_index, disk in enumerate(disks_in_order(spec), start=1):
+        given += _disk(disk, boot_index)
     for number, nic in enumerate(sorted(spec.nics, key=_position)):
         given += _nic(nic, number)
     return given
@@ -77,19 +78,57 @@ def _position(device: DiskSpec | NicSpec) -> tuple[int, str]:
     return (int(device.device) if device.device.isdecimal() else 1_000_000, device.device)
 
 
-def _disk(disk: DiskSpec, file: DiskFile, boot_index: int) -> list[str]:
-    name = f"disk{boot_index}"
+def disks_in_order(spec: DomainSpec) -> list[DiskSpec]:
+    """Give a domain's disks as its guest meets them."""
+    return sorted(spec.disks, key=_position)
+
+
+def node_name(boot_index: int) -> str:
+    """Name a disk's node, from one on."""
+    return f"disk{boot_index}"
+
+
+def socket_name(boot_index: int) -> str:
+    """Name the socket at which a disk is served, in the domain's directory."""
+    return f"disk{boot_index}.nbd"
+
+
+def throttle_name(boot_index: int) -> str:
+    """Name what limits a disk."""
+    return f"disk{boot_index}-limits"
+
+
+def throttle_limits(disk: DiskSpec) -> dict[str, int]:
+    """Give all limits of a disk by QEMU's names, 0 where there is none."""
+    return {**dict.fromkeys(LIMITS, 0), **limits_of(disk.qos_type, disk.qos_params).throttle}
+
+
+def _disk(disk: DiskSpec, boot_index: int) -> list[str]:
+    name = node_name(boot_index)
     is_read_only = disk.is_read_only or disk.is_cd
-    node: dict[str, Any] = {
-        "driver": file.format,
+    served: dict[str, Any] = {
+        "driver": "nbd",
+        "server": {"type": "unix", "path": socket_name(boot_index)},
+        "read-only": is_read_only,
+        "discard": "unmap",
+    }
+    node = {
+        "driver": "throttle",
+        "throttle-group": throttle_name(boot_index),
         "node-name": name,
         "read-only": is_read_only,
         "discard": "unmap",
-        "file": {"driver": "file", "filename": str(file.path), "read-only": is_read_only},
+        "file": served,
+    }
+    group = {
+        "qom-type": "throttle-group",
+        "id": throttle_name(boot_index),
+        "limits": throttle_limits(disk),
     }
     kind = "ide-cd" if disk.is_cd else "virtio-blk-pci"
     device = f"{kind},drive={name},id={name}-device,bootindex={boot_index}"
-    return ["-blockdev", msgspec.json.encode(node).decode(), "-device", device]
+    given = ["-object", msgspec.json.encode(group).decode()]
+    return [*given, "-blockdev", msgspec.json.encode(node).decode(), "-device", device]
 
 
 def _nic(nic: NicSpec, number: int) -> list[str]:

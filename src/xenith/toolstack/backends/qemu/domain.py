@@ -24,10 +24,11 @@ import msgspec
 
 from xenith.core.clock import Clock
 from xenith.core.log import logger
-from xenith.toolstack.backends import BackendError, DomainSpec, DomainState
-from xenith.toolstack.backends.qemu.command import MONITOR
+from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, DomainState
+from xenith.toolstack.backends.qemu.command import MONITOR, throttle_limits, throttle_name
 from xenith.toolstack.backends.qemu.processes import Process
 from xenith.toolstack.backends.qemu.qmp import Qmp, QmpError
+from xenith.toolstack.backends.qemu.taps import Tap
 
 #: Writing memory to a disk at 50 MB/s, 64 GiB take twenty minutes.
 MEMORY_TIMEOUT_S = 1800.0
@@ -83,6 +84,8 @@ class Domain:
         self.directory = directory
         self.process = process
         self.status = "prelaunch"
+        #: What serves its disks; None where it has none.
+        self.tap: Tap | None = None
         #: While we end it ourselves, its end is not news.
         self.is_ending = False
         self._clock = clock
@@ -125,6 +128,8 @@ class Domain:
         """Let go; the guest runs on."""
         await self._qmp.close()
         self.process.release()
+        if self.tap is not None:
+            self.tap.release()
 
     async def watch(self) -> None:
         """Wait for QEMU's end and tell the reason, unless we end it or let it go first."""
@@ -147,6 +152,12 @@ class Domain:
         """Let the guest's processors run."""
         await self._command("cont")
         await self.refresh()
+
+    async def limit(self, boot_index: int, disk: DiskSpec) -> None:
+        """Limit a disk's input and output from now on."""
+        path = f"/objects/{throttle_name(boot_index)}"
+        limits = {"path": path, "property": "limits", "value": throttle_limits(disk)}
+        await self._command("qom-set", limits)
 
     async def power_off(self) -> None:
         """End QEMU at once; its disks are closed in order if it still listens."""

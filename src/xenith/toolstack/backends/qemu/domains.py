@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -23,14 +23,18 @@ from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.toolstack.backends import (
     BackendError,
-    DiskSpec,
     DomainListener,
     DomainSpec,
     DomainState,
 )
 from xenith.toolstack.backends.qemu import console
-from xenith.toolstack.backends.qemu.chain import DiskFile
-from xenith.toolstack.backends.qemu.command import MONITOR, PID_FILE, arguments
+from xenith.toolstack.backends.qemu.command import (
+    MONITOR,
+    PID_FILE,
+    arguments,
+    disks_in_order,
+    socket_name,
+)
 from xenith.toolstack.backends.qemu.domain import Domain, Record
 from xenith.toolstack.backends.qemu.processes import (
     Process,
@@ -39,9 +43,13 @@ from xenith.toolstack.backends.qemu.processes import (
     spawn_detached,
 )
 from xenith.toolstack.backends.qemu.qmp import QmpAbsentError, QmpError
+from xenith.toolstack.backends.qemu.taps import Tap, TapDisk, find_tap, launch_tap
+from xenith.toolstack.tap.__main__ import CONTROL
 
 #: From the start of QEMU to its first word; a busy machine takes a second.
 _LAUNCH_TIMEOUT_S = 30.0
+#: A tap ends when its QEMU does, and may be heard to first.
+_TAP_GRACE_S = 5.0
 #: With its dashes; ids come without them too, and a file must have one name.
 _UUID_CHARACTERS = 36
 _log = logger("toolstack.qemu")
@@ -57,10 +65,19 @@ class Engine(NamedTuple):
 class Domains:
     """The domains of one host, each in its own directory under ``directory``.
 
-    Whoever changes a domain holds its ``lock``.
+    Whoever changes a domain holds its ``lock``. ``on_end`` is told the spec of each that has ended,
+    when nothing holds its disks any more.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock, tasks: TaskOwner) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        tasks: TaskOwner,
+        on_end: Callable[[DomainSpec], Awaitable[None]],
+    ) -> None:
+        self._on_end = on_end
         self._directory = directory
         self._clock = clock
         self._tasks = tasks
@@ -116,6 +133,8 @@ class Domains:
                 if process is not None:
                     process.kill()
                     await process.wait()
+                if (tap := await find_tap(directory)) is not None:
+                    await tap.quit()
                 await self._tidy(uuid)
                 if record is not None and not self.memory(uuid).exists():
                     self._listener(uuid, "halted", "it ended while the toolstack was away")
@@ -125,11 +144,15 @@ class Domains:
     async def _adopt(self, domain: Domain) -> None:
         """Take hold of a domain that lived on, and finish what was cut off."""
         self._living[domain.uuid] = domain
+        domain.tap = await find_tap(domain.directory)
         try:
+            if domain.tap is None and domain.record.spec.disks:
+                raise QmpAbsentError("its tap is gone")
             await domain.connect()
             await domain.recover()
         except QmpAbsentError:
-            # We were killed while QEMU started. Its guest has never run, for it waits for us.
+            # We were killed while QEMU started. Its guest has never run, for it waits for us. Or
+            # its disks are served no more, which it does not outlive.
             domain.is_ending = True
             await self._kill_all(domain.uuid)
             domain.status = "gone"
@@ -137,7 +160,7 @@ class Domains:
             # A QEMU that is stuck has a guest, which is not ours to end; each call tries again.
             _log.error("qemu does not answer", vm=domain.uuid, error=str(error))
         if domain.status != "gone":
-            self._tasks.start("watch", domain.watch())
+            self._watch(domain)
             return
         await self.bury(domain)
         if not self.memory(domain.uuid).exists():
@@ -148,10 +171,14 @@ class Domains:
         spec: DomainSpec,
         *,
         engine: Engine,
-        find_disk: Callable[[DiskSpec], DiskFile],
+        leaves: Sequence[str],
         memory: Path | None = None,
     ) -> Domain:
-        """Start a QEMU that waits, stopped, and take hold of it."""
+        """Start a tap and a QEMU that waits, stopped, and take hold of them.
+
+        ``leaves`` are the files of its disks in order, which are the domain's until its end is
+        told, or this fails.
+        """
         directory = self.directory(spec.vm_uuid)
         directory.mkdir(exist_ok=True)
         old = _read_record(directory)
@@ -163,7 +190,6 @@ class Domains:
             directory=directory,
             accelerator=engine.accelerator,
             machine=kind,
-            find_disk=find_disk,
         )
         self.write_record(record)
         # What a launch of ours that was killed at a bad moment left; its guest has never run.
@@ -171,7 +197,16 @@ class Domains:
         for name in (MONITOR, PID_FILE):
             (directory / name).unlink(missing_ok=True)
         log = directory / "qemu.log"
+        tap = None
         try:
+            disks = [
+                TapDisk(leaf, socket_name(at), disk.is_read_only or disk.is_cd)
+                for at, (leaf, disk) in enumerate(
+                    zip(leaves, disks_in_order(spec), strict=True), start=1
+                )
+            ]
+            if disks:
+                tap = await launch_tap(directory, disks, clock=self._clock)
             if memory is None:
                 alive = await spawn_detached(command, directory=directory, log=log)
             else:
@@ -188,11 +223,31 @@ class Domains:
         except BaseException:
             # Nobody would ever start the guest of a launch that was given up.
             await self._kill_all(spec.vm_uuid)
+            if tap is not None:
+                await tap.quit()
             await self._tidy(spec.vm_uuid)
             raise
+        domain.tap = tap
         self._living[spec.vm_uuid] = domain
-        self._tasks.start("watch", domain.watch())
+        self._watch(domain)
         return domain
+
+    def _watch(self, domain: Domain) -> None:
+        self._tasks.start("watch", domain.watch())
+        if domain.tap is not None:
+            self._tasks.start("watch tap", self._watch_tap(domain, domain.tap))
+
+    async def _watch_tap(self, domain: Domain, tap: Tap) -> None:
+        """Cut the power of a domain whose disks are served no more.
+
+        What its tap had not flushed is lost, as by a disk without power; a guest that went on would
+        believe that it is there.
+        """
+        await asyncio.wait([tap.ended])
+        is_over = tap.ended.cancelled() or await domain.process.wait(_TAP_GRACE_S)
+        if not is_over and self._living.get(domain.uuid) is domain and not domain.is_ending:
+            _log.error("a tap has ended before its domain", vm=domain.uuid)
+            domain.process.kill()
 
     async def _meet(self, record: Record, directory: Path, alive: int) -> Domain:
         """Wait until a new QEMU listens and connect to it."""
@@ -241,19 +296,27 @@ class Domains:
         """Let go of a domain that has ended and remove what only a living one needs."""
         if self._living.get(domain.uuid) is domain:
             del self._living[domain.uuid]
-            await domain.release()
+            await self._let_go(domain)
             await self._tidy(domain.uuid)
 
     async def _bury_later(self, domain: Domain) -> None:
         async with self.lock(domain.uuid):
-            await domain.release()
+            await self._let_go(domain)
             if domain.uuid not in self._living:
                 await self._tidy(domain.uuid)
+
+    async def _let_go(self, domain: Domain) -> None:
+        """Wait until the tap of a domain whose QEMU has ended has its bytes on the disk."""
+        if domain.tap is not None:
+            await domain.tap.end()
+        await domain.release()
+        await self._on_end(domain.record.spec)
 
     async def _tidy(self, vm_uuid: str) -> None:
         """Remove what a domain without a QEMU does not need; its log stays."""
         directory = self.directory(vm_uuid)
-        names = [PID_FILE, MONITOR, "memory.part", "memory.loaded"]
+        names = [PID_FILE, MONITOR, CONTROL, "memory.part", "memory.loaded"]
+        names += [path.name for path in directory.glob("disk*.nbd")]
         if not self.memory(vm_uuid).exists():
             names.append("domain.json")
         for name in names:

@@ -1,0 +1,1 @@
+"""Storage repositories: where the toolstack keeps its disks, and what it does with them."""

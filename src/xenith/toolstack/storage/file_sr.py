@@ -1,0 +1,184 @@
+"""A file repository as the server's loop uses it: each call in a thread of the repository's own.
+
+A disk that a running domain writes to is snapshot between two of its writes: ``quiet`` is asked to
+hold the writer still, with its files closed, for as long as that takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from xenith.core.world import World
+from xenith.toolstack.backends import BackendError, Contents, Repository
+from xenith.toolstack.storage.faults import UNAVAILABLE
+from xenith.toolstack.storage.garbage import Collected
+from xenith.toolstack.storage.repository import FileRepository
+from xenith.toolstack.storage.threads import Inflow, Outflow, streamed
+
+_Result = TypeVar("_Result")
+#: Holds whoever writes to a disk still while it is entered; tells whether there is someone.
+Quiet = Callable[[str], contextlib.AbstractAsyncContextManager[bool]]
+
+#: Types of SR that are a directory of VHDs. Source: sm's drivers of those names.
+KINDS = ("ext", "file", "nfs")
+#: Calls of one SR at a time; a stream is one for as long as it lasts.
+THREADS_MAX = 32
+
+
+@contextlib.asynccontextmanager
+async def nobody_writes(_vdi_uuid: str) -> AsyncIterator[bool]:
+    """Hold nobody: for disks that no domain writes to."""
+    yield False
+
+
+def directory_of(device_config: Mapping[str, str]) -> Path | None:
+    """Give the directory that a PBD names, if it names one.
+
+    Source: sm's ``FileSR.py``, device_config ``location``; nova's file SRs say ``path``.
+
+    Raises:
+        BackendError: SR_BACKEND_FAILURE_47, it is no place of its own.
+    """
+    named = device_config.get("location") or device_config.get("path")
+    if not named:
+        return None
+    path = Path(named)
+    if not path.is_absolute() or ".." in path.parts or "\0" in named:
+        raise BackendError("SR_BACKEND_FAILURE_47", "", f"{named[:200]} is no absolute path.", "")
+    return path
+
+
+class FileSr:
+    """One attached SR over ``FileRepository``."""
+
+    def __init__(
+        self, repository: FileRepository, *, size_bytes_max: int = 0, quiet: Quiet = nobody_writes
+    ) -> None:
+        self.repository = repository
+        self._size_bytes_max = size_bytes_max
+        self._quiet = quiet
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="sr")
+
+    async def has(self, vdi_uuid: str) -> bool:
+        """Tell whether a disk lies here."""
+        return await self._run(partial(self.repository.has, vdi_uuid))
+
+    async def activate(self, vdi_uuid: str, *, is_writable: bool) -> str:
+        """Hold a disk for a domain, and tell its file's path. It is not held where this fails."""
+        work = partial(self.repository.activate, vdi_uuid, is_writable=is_writable)
+        task = asyncio.ensure_future(self._run(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The thread goes on, and what it holds nobody would give back.
+            await asyncio.wait([task])
+            if task.exception() is None:
+                await self.deactivate(vdi_uuid, is_writable=is_writable)
+            raise
+
+    async def deactivate(self, vdi_uuid: str, *, is_writable: bool) -> None:
+        """Let go of a disk that was activated so."""
+        await self._run(partial(self.repository.deactivate, vdi_uuid, is_writable=is_writable))
+
+    async def create(self, vdi_uuid: str, size_bytes: int) -> None:
+        """Make an empty disk."""
+        await self._run(partial(self.repository.create, vdi_uuid, size_bytes))
+
+    async def clone(self, vdi_uuid: str, source_uuid: str) -> None:
+        """Make a disk that begins as another is."""
+        await self._run(partial(self.repository.clone, source_uuid, vdi_uuid))
+
+    async def snapshot(self, vdi_uuid: str, source_uuid: str) -> None:
+        """Make a disk that keeps what another holds now."""
+        async with self._quiet(source_uuid) as is_quiet:
+            await self._run(
+                partial(self.repository.snapshot, source_uuid, vdi_uuid, is_quiet=is_quiet)
+            )
+
+    async def copy(self, vdi_uuid: str, source_uuid: str, into: Repository) -> None:
+        """Make a disk of another's bytes that stands on nothing."""
+        if isinstance(into, FileSr):
+            await self._run(
+                partial(self.repository.copy, source_uuid, vdi_uuid, to=into.repository)
+            )
+            return
+        vdi = await self._run(partial(self.repository.get, source_uuid))
+        await into.create(vdi_uuid, vdi.size_bytes)
+
+    async def resize(self, vdi_uuid: str, size_bytes: int) -> None:
+        """Grow a disk."""
+        await self._run(partial(self.repository.resize, vdi_uuid, size_bytes))
+
+    async def destroy(self, vdi_uuid: str) -> None:
+        """Remove a disk."""
+        await self._run(partial(self.repository.delete, vdi_uuid))
+
+    async def introduce(self, vdi_uuid: str) -> None:
+        """Look at a disk that was laid there by others."""
+        await self._run(partial(self.repository.introduce, vdi_uuid))
+
+    async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
+        """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
+        if disk_format != "raw":
+            raise BackendError(UNAVAILABLE, "", f"format {disk_format} is not taken", "")
+        flow = Inflow(chunks)
+        return await self._run(partial(self.repository.import_raw, vdi_uuid, flow))
+
+    async def read(
+        self, vdi_uuid: str, disk_format: str, *, base_uuid: str = ""
+    ) -> AsyncGenerator[bytes]:
+        """Give a disk as a stream."""
+        if disk_format != "raw" or base_uuid:
+            raise BackendError(UNAVAILABLE, "", f"format {disk_format} is not given", "")
+
+        def work(flow: Outflow) -> None:
+            for piece in self.repository.export_raw(vdi_uuid):
+                flow.write(piece)
+
+        async with contextlib.aclosing(streamed(work, self._threads)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def scan(self) -> Contents:
+        """Tell what there is now."""
+        return await self._run(self._scan)
+
+    def _scan(self) -> Contents:
+        use, vdis = self.repository.usage(), self.repository.scan().vdis
+        if self._size_bytes_max:
+            size = min(use.physical_size_bytes, self._size_bytes_max)
+            use = replace(use, physical_size_bytes=max(size, use.physical_utilisation_bytes))
+        return Contents(vdis, use)
+
+    async def collect(self) -> Collected:
+        """Do a bounded part of what garbage collection has to do."""
+        return await self._run(self.repository.collect)
+
+    async def close(self) -> None:
+        """Let the directory go, when what is being done has been."""
+        await self._run(self.repository.close)
+        self._threads.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+async def open_file_sr(
+    path: Path, *, world: World, size_bytes_max: int = 0, quiet: Quiet = nobody_writes
+) -> FileSr:
+    """Attach a directory; ``size_bytes_max`` is its share of a file system that others use too.
+
+    Raises:
+        BackendError: SR_BACKEND_FAILURE_47, it is not there; 16, another process has it.
+    """
+    if not await asyncio.to_thread(path.is_dir):
+        raise BackendError("SR_BACKEND_FAILURE_47", "", f"{path} is no directory.", "")
+    repository = await asyncio.to_thread(FileRepository, path, world=world)
+    return FileSr(repository, size_bytes_max=size_bytes_max, quiet=quiet)
