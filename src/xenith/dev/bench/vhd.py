@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -48,8 +49,8 @@ def _plain(place: Path, size_mib: int, runs: int) -> dict[str, Any]:
     raw, vhd, out = place / "disk.raw", place / "disk.vhd", place / "out"
     data_bytes = disks.make_raw(raw, size_mib)
     work.raw_to_vhd(raw, vhd)
-    convert = ["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on", raw, out]
-    back = ["qemu-img", "convert", "-f", "vpc", "-O", "raw", vhd, out]
+    convert = _convert("-f", "raw", "-O", "vpc", "-o", "force_size=on", raw, out)
+    back = _convert("-f", "vpc", "-O", "raw", vhd, out)
     figures = {
         "raw_to_vhd": _compare(
             out,
@@ -79,7 +80,7 @@ def _flatten(place: Path, size_mib: int, runs: int) -> dict[str, Any]:
         chain, out = Path(made), place / "out"
         data_bytes, leaf, peer = disks.make_chain(chain, size_mib, links=5)
         work.flatten(chain, leaf, chain / "flat.vhd")
-        convert = ["qemu-img", "convert", "-O", "vpc", "-o", "force_size=on", chain / peer, out]
+        convert = _convert("-O", "vpc", "-o", "force_size=on", chain / peer, out)
         return _compare(
             out,
             data_bytes,
@@ -96,13 +97,13 @@ def _delta(place: Path, size_mib: int, per_mille: int, runs: int) -> dict[str, A
         changed_bytes, leaf, base, peers = disks.make_pair(chain, size_mib, per_mille)
         peer_leaf, peer_base = (chain / name for name in peers)
         work.delta(chain, leaf, base, chain / "delta.vhd")
-        convert = ["qemu-img", "convert", "-O", "qcow2", "-B", peer_base, "-F", "qcow2"]
+        convert = _convert("-O", "qcow2", "-B", peer_base, "-F", "qcow2", peer_leaf, out)
         return _compare(
             out,
             changed_bytes,
             runs,
             ours=(work.delta, chain, leaf, base, out),
-            qemu_img=[*convert, peer_leaf, out],
+            qemu_img=convert,
             cp=["cp", chain / "delta.vhd", out],
         )
 
@@ -115,46 +116,63 @@ def _compare(
     ours: tuple[Callable[..., None], *tuple[Any, ...]],
     **peers: Sequence[str | Path],
 ) -> dict[str, Any]:
-    times: dict[str, list[float]] = {"xenith": [], **{name: [] for name in peers}}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("xenith", *peers)}
     growth_mib = 0.0
     for _ in range(runs):
         out.unlink(missing_ok=True)
-        seconds, grown = _in_a_process(*ours)
-        times["xenith"].append(seconds)
+        seconds, cpu_s, grown = _in_a_process(*ours)
+        times["xenith"].append((seconds, cpu_s))
         growth_mib = max(growth_mib, grown)
         for name, command in peers.items():
             out.unlink(missing_ok=True)
-            began = time.monotonic()
-            subprocess.run(command, check=True)  # noqa: S603 - lists of our own, no shell
-            times[name].append(time.monotonic() - began)
+            times[name].append(_run(command))
     out.unlink(missing_ok=True)
-    best = {name: min(each) for name, each in times.items()}
+    best = {name: [min(one) for one in zip(*each, strict=True)] for name, each in times.items()}
+    ours_s, ours_cpu_s = best["xenith"]
     figures: dict[str, Any] = {
         "data_mib": round(data_bytes / MIB, 1),
         "memory_growth_mib": round(growth_mib, 1),
     }
-    for name, seconds in best.items():
-        figures[f"{name}_s"] = round(seconds, 4)
-        figures[f"{name}_mib_per_s"] = round(data_bytes / MIB / seconds, 1)
+    for name, (seconds, cpu_s) in best.items():
+        figures[name] = {
+            "s": round(seconds, 4),
+            "cpu_s": round(cpu_s, 4),
+            "mib_per_s": round(data_bytes / MIB / seconds, 1),
+        }
     for name in peers:
-        figures[f"times_{name}"] = round(best[name] / best["xenith"], 2)
+        figures[name]["of_xenith_s"] = round(best[name][0] / ours_s, 2)
+        figures[name]["of_xenith_cpu_s"] = round(best[name][1] / ours_cpu_s, 2)
     return figures
 
 
-def _in_a_process(function: Callable[..., None], *arguments: Any) -> tuple[float, float]:
+def _convert(*arguments: str | Path) -> list[str | Path]:
+    return ["qemu-img", "convert", *arguments]
+
+
+def _run(command: Sequence[str | Path]) -> tuple[float, float]:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, check=True)  # noqa: S603 - lists of our own, no shell
+    seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _in_a_process(function: Callable[..., None], *arguments: Any) -> tuple[float, float, float]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(_watched, function, arguments).result()
 
 
-def _watched(function: Callable[..., None], arguments: tuple[Any, ...]) -> tuple[float, float]:
-    """Run in the new process: give the seconds, and by how many MiB its memory grew at most."""
+def _watched(
+    function: Callable[..., None], arguments: tuple[Any, ...]
+) -> tuple[float, float, float]:
+    """Run in the new process: give seconds, its processor's seconds, and MiB that it grew by."""
     before = _memory_mib("VmRSS")
     # The peak of importing is not that of the work.
     Path("/proc/self/clear_refs").write_text("5")
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
     function(*arguments)
-    return time.monotonic() - began, _memory_mib("VmHWM") - before
+    seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu_began
+    return seconds, cpu_s, _memory_mib("VmHWM") - before
 
 
 def _memory_mib(name: str) -> float:

@@ -105,9 +105,11 @@ def _change(raw: Path, starts: Iterable[int], link: int) -> None:
 
 def _qcow2(directory: Path, raw: Path, link: int) -> None:
     """Make what the raw file differs in from the link before."""
-    below = ["-B", directory / f"{link - 1}.qcow2", "-F", "qcow2"] if link else []
-    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *below]
-    subprocess.run([*command, raw, directory / f"{link}.qcow2"], check=True)  # noqa: S603
+    command: list[str | Path] = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+    if link:
+        command += ["-B", directory / f"{link - 1}.qcow2", "-F", "qcow2"]
+    command += [raw, directory / f"{link}.qcow2"]
+    subprocess.run(command, check=True)  # noqa: S603 - a list of our own, no shell
 
 
 def _bytes(length: int, link: int) -> bytes:
