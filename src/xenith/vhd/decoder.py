@@ -11,6 +11,7 @@ Source: Virtual Hard Disk Image Format Specification 1.0.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenith.core.errors import Invalid
+from xenith.vhd.behind import Behind
 from xenith.vhd.bitmap import REVERSED, set_runs
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import (
@@ -75,7 +77,10 @@ class Decoder:
         self._source = Source(stream)
         self._max = size_bytes_max
         self._spare = 0
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        # One for all chunks, since new memory costs as much as reading it full; and one to turn to.
+        self._buffer, self._other = (
+            memoryview(bytearray(FOOTER_BYTES + CHUNK_BYTES)) for _ in range(2)
+        )
         self.head: Footer | None = None
         self.header: Header | None = None
         self.table: NDArray[np.uint32] = np.empty(0, np.uint32)
@@ -92,11 +97,17 @@ class Decoder:
         """Tell whether what it lacks is in a parent, and not zero."""
         return self.head is not None and self.head.kind == DIFFERENCING
 
-    def pieces(self) -> Iterator[Piece]:
-        """Give the disk's bytes as they come, as offset and view; a view lasts until the next.
+    def turn(self) -> None:
+        """Leave the piece that was given last alone, and read what follows elsewhere."""
+        assert not self.has_parent, "more than one piece may lie in a buffer"
+        self._buffer, self._other = self._other, self._buffer
 
-        Of a disk without a parent, sectors that a block lacks are given as zeros. Only when all
-        are taken has the end of the stream been checked.
+    def pieces(self) -> Iterator[Piece]:
+        """Give the disk's bytes as they come, as offset and view.
+
+        A view lasts until the next is asked for, or after a ``turn`` until the next turn. Of a
+        disk without a parent, sectors that a block lacks are given as zeros. Only when all are
+        taken has the end of the stream been checked.
         """
         if self.head is None or self.header is None:
             yield from self._fixed()
@@ -171,9 +182,8 @@ class Decoder:
         if self.head.creator == b"tap\0" and self.head.creator_version == 1:
             bits = bits.translate(REVERSED)
         begin = block * header.block_bytes
-        # One for all blocks: a new one costs as much as reading it full.
-        buffer = self._buffer[: header.block_bytes]
-        for at in range(0, header.block_bytes, len(buffer)):
+        for at in range(0, header.block_bytes, CHUNK_BYTES):
+            buffer = self._buffer[: min(CHUNK_BYTES, header.block_bytes)]
             self._source.read_into(buffer)
             inside = max(0, min(len(buffer), self.head.size_bytes - begin - at))
             if not inside:
@@ -192,8 +202,7 @@ class Decoder:
 
     def _read_end(self, head: Footer) -> None:
         """Read the rest, of which the end must be the footer that came first."""
-        tail, begin = b"", self._source.at
-        buffer = self._buffer
+        tail, begin, buffer = b"", self._source.at, self._buffer
         while count := self._source.read_some(buffer):
             if self._spare + self._source.at - begin > SPARE_BYTES_MAX + FOOTER_BYTES:
                 raise refuse(f"it holds more than {SPARE_BYTES_MAX} bytes that nothing names")
@@ -205,8 +214,7 @@ class Decoder:
 
     def _fixed(self) -> Iterator[Piece]:
         # Its length is known when it ends: a footer's length is held back all along.
-        held = bytearray(FOOTER_BYTES + CHUNK_BYTES)
-        view = memoryview(held)
+        view = self._buffer
         view[: self._first_bytes] = self._first[: self._first_bytes]
         have, at = self._first_bytes, 0
         while count := self._source.read_some(view[FOOTER_BYTES:]) if have == FOOTER_BYTES else 0:
@@ -216,7 +224,8 @@ class Decoder:
                 raise _too_large(at + count, self._max)
             yield at, view[:count]
             at += count
-            view[:FOOTER_BYTES] = bytes(view[count : count + FOOTER_BYTES])
+            last, view = view, self._buffer
+            view[:FOOTER_BYTES] = last[count : count + FOOTER_BYTES]
         footer = _decode_tail(bytes(view[:have]), self._source.at)
         if footer.kind != FIXED or footer.size_bytes != at:
             raise refuse(f"its footer tells of other than a fixed disk of {at} bytes")
@@ -246,8 +255,10 @@ def decode(stream: Readable, sink: Sink, *, size_bytes_max: int = SIZE_BYTES_MAX
     source = Decoder(stream, size_bytes_max=size_bytes_max)
     if source.has_parent:
         raise refuse("it stands on a parent, and can only be applied to that")
-    for offset, view in source.pieces_in_order() if sink.in_order else source.pieces():
-        sink.write(offset, view)
+    with Behind() as behind:
+        for offset, view in source.pieces_in_order() if sink.in_order else source.pieces():
+            behind.do(partial(sink.write, offset, view))
+            source.turn()
     assert source.head is not None, "the end was read"
     sink.end(source.head.size_bytes)
     return source.head

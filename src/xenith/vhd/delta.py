@@ -21,10 +21,10 @@ from xenith.vhd.chain import Chain
 from xenith.vhd.disk import Disk, allocated, allocated_in, fill
 from xenith.vhd.encoder import (
     BITMAP_BYTES,
-    FULL_BITMAP,
     Parent,
     Part,
     layout,
+    load_whole,
     write_blocks,
 )
 from xenith.vhd.footer import SECTOR_BYTES
@@ -73,16 +73,11 @@ def encode_delta(
     plan = layout(leaf.size_bytes, sink, world=world, parent=parent_of(base))
     images = leaf.images[:above_leaf] + base.images[:above_base]
     flags = allocated_in(images, leaf.size_bytes, BLOCK_BYTES)
-    buffer = bytearray(BITMAP_BYTES + BLOCK_BYTES)
-    view = memoryview(buffer)
 
-    def load_whole(block: int) -> list[Part]:
-        buffer[:BITMAP_BYTES] = FULL_BITMAP
-        fill(leaf, block * BLOCK_BYTES, view[BITMAP_BYTES:])
-        return [(0, buffer)]
-
-    def load(block: int) -> list[Part]:
-        bits = bytearray(BITMAP_BYTES)
+    def load(block: int, buffer: bytearray) -> list[Part]:
+        if whole_blocks:
+            return load_whole(leaf, block, buffer)
+        view, bits = memoryview(buffer), bytearray(BITMAP_BYTES)
         _mark(bits, leaf, block, above_leaf)
         _mark(bits, base, block, above_base)
         if sink.in_order:
@@ -100,7 +95,7 @@ def encode_delta(
         return [(0, buffer)] if sink.in_order else parts
 
     blocks = np.flatnonzero(flags).tolist()
-    return write_blocks(plan, blocks, sink, load_whole if whole_blocks else load)
+    return write_blocks(plan, blocks, sink, load)
 
 
 def encode_difference(disk: Disk, base: Disk, sink: Sink, *, parent: Parent, world: World) -> int:
@@ -113,23 +108,19 @@ def encode_difference(disk: Disk, base: Disk, sink: Sink, *, parent: Parent, wor
     """
     _check_sizes(disk, base)
     plan = layout(disk.size_bytes, sink, world=world, parent=parent)
-    buffer, other = bytearray(BITMAP_BYTES + BLOCK_BYTES), bytearray(BLOCK_BYTES)
-    view, theirs = memoryview(buffer), memoryview(other)
-    # A view of bytes is compared item by item, and an array is not.
-    ours_array = np.frombuffer(buffer, np.uint8)[BITMAP_BYTES:].view(np.uint64)
-    theirs_array = np.frombuffer(other, np.uint64)
+    other = bytearray(BLOCK_BYTES)
+    theirs = np.frombuffer(other, np.uint64).reshape(_PER_BLOCK, -1)
 
-    def differs(block: int) -> bool:
-        fill(disk, block * BLOCK_BYTES, view[BITMAP_BYTES:])
-        fill(base, block * BLOCK_BYTES, theirs)
-        return not np.array_equal(ours_array, theirs_array)
-
-    def load(block: int) -> list[Part]:
-        if not differs(block):
+    def load(block: int, buffer: bytearray) -> list[Part]:
+        fill(disk, block * BLOCK_BYTES, memoryview(buffer)[BITMAP_BYTES:])
+        fill(base, block * BLOCK_BYTES, memoryview(other))
+        # Views of bytes are compared item by item, and arrays are not.
+        ours = np.frombuffer(buffer, np.uint64, offset=BITMAP_BYTES).reshape(_PER_BLOCK, -1)
+        unlike = (ours != theirs).any(axis=1)
+        if not unlike.any():
             return []
-        unlike = (ours_array != theirs_array).reshape(_PER_BLOCK, -1).any(axis=1)
         buffer[:BITMAP_BYTES] = np.packbits(unlike).tobytes()
-        ours_array.reshape(_PER_BLOCK, -1)[~unlike] = 0
+        ours[~unlike] = 0
         return [(0, buffer)]
 
     either = allocated(disk, BLOCK_BYTES)
@@ -137,7 +128,8 @@ def encode_difference(disk: Disk, base: Disk, sink: Sink, *, parent: Parent, wor
     either[: len(below)] |= below
     blocks: list[int] = np.flatnonzero(either).tolist()
     if sink.in_order:
-        blocks = [block for block in blocks if differs(block)]
+        spare = bytearray(BITMAP_BYTES + BLOCK_BYTES)
+        blocks = [block for block in blocks if load(block, spare)]
     return write_blocks(plan, blocks, sink, load)
 
 

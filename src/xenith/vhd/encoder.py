@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from uuid import UUID
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from xenith.core.errors import Exhausted
 from xenith.core.world import World
+from xenith.vhd.behind import Behind
 from xenith.vhd.create import batmap_of, table_of, vhd_time
 from xenith.vhd.disk import Disk, allocated, fill
 from xenith.vhd.files import Bytes
@@ -46,6 +48,7 @@ FULL_BITMAP = b"\xff" * BITMAP_BYTES
 
 #: Bytes and where in a block they go, its bitmap being at 0.
 Part = tuple[int, Bytes]
+Load = Callable[[int, bytearray], list[Part]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,10 @@ class Layout:
         table[: len(told)] = told
         return self.footer.encode() + self.header.encode() + bytes(table) + self.stored
 
+    def place(self, block: int) -> int:
+        """Tell the place of a block that has one."""
+        return int(self.table[block]) * SECTOR_BYTES
+
     def add(self, block: int) -> int:
         """Give a block the next place, and tell it."""
         here = self.at
@@ -120,27 +127,25 @@ def layout(size_bytes: int, sink: Sink, *, world: World, parent: Parent | None =
     )
 
 
-def write_blocks(
-    plan: Layout, blocks: Iterable[int], sink: Sink, load: Callable[[int], list[Part]]
-) -> int:
+def write_blocks(plan: Layout, blocks: Iterable[int], sink: Sink, load: Load) -> int:
     """Write a stream's head, its blocks and its end; give its length.
 
-    ``load`` gives the parts of a block, its bitmap first. Where it gives none, a file does without
-    the block, and a pipe, which has been told of it, gets zeros.
+    ``load`` gives the parts of a block, its bitmap first, and may use the buffer for them. Where
+    it gives none, a file does without the block, and a pipe, which was told of it, gets zeros.
     """
     if sink.in_order:
         blocks = list(blocks)
-        places = [plan.add(block) for block in blocks]
-        sink.write(0, plan.head())
-        for block, at in zip(blocks, places, strict=True):
-            for offset, data in load(block):
-                sink.write(at + offset, data)
-    else:
         for block in blocks:
-            if parts := load(block):
-                at = plan.add(block)
-                for offset, data in parts:
-                    sink.write(at + offset, data)
+            plan.add(block)
+        sink.write(0, plan.head())
+    free, busy = (bytearray(BITMAP_BYTES + BLOCK_BYTES) for _ in range(2))
+    with Behind() as behind:
+        for block in blocks:
+            if parts := load(block, free):
+                at = plan.place(block) if sink.in_order else plan.add(block)
+                behind.do(partial(_write_parts, sink, at, parts))
+                free, busy = busy, free
+    if not sink.in_order:
         sink.write(0, plan.head())
     end = plan.block_end
     sink.write(end, plan.footer.encode())
@@ -155,22 +160,24 @@ def encode_dynamic(disk: Disk, sink: Sink, *, world: World, find_zeros: bool = F
     for, which reads the disk twice; else what the disk's map says is there is sent.
     """
     plan = layout(disk.size_bytes, sink, world=world)
-    buffer = bytearray(BITMAP_BYTES + BLOCK_BYTES)
-    buffer[:BITMAP_BYTES] = FULL_BITMAP
-    data = memoryview(buffer)[BITMAP_BYTES:]
 
-    def load(block: int) -> list[Part]:
-        fill(disk, block * BLOCK_BYTES, data)
-        return [(0, buffer)] if sink.in_order or not is_zero(data) else []
-
-    def has_data(block: int) -> bool:
-        fill(disk, block * BLOCK_BYTES, data)
-        return not is_zero(data)
+    def load(block: int, buffer: bytearray) -> list[Part]:
+        parts = load_whole(disk, block, buffer)
+        is_spare = not sink.in_order and is_zero(memoryview(buffer)[BITMAP_BYTES:])
+        return [] if is_spare else parts
 
     blocks: list[int] = np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist()
     if find_zeros and sink.in_order:
-        blocks = [block for block in blocks if has_data(block)]
+        data = memoryview(bytearray(BLOCK_BYTES))
+        blocks = [block for block in blocks if _has_data(disk, block, data)]
     return write_blocks(plan, blocks, sink, load)
+
+
+def load_whole(disk: Disk, block: int, buffer: bytearray) -> list[Part]:
+    """Fill the buffer with a block of a disk, all of its sectors present."""
+    buffer[:BITMAP_BYTES] = FULL_BITMAP
+    fill(disk, block * BLOCK_BYTES, memoryview(buffer)[BITMAP_BYTES:])
+    return [(0, buffer)]
 
 
 def dynamic_bytes(disk: Disk) -> int:
@@ -208,9 +215,21 @@ def new_footer(kind: int, size_bytes: int, world: World) -> Footer:
 
 
 def _copy(disk: Disk, sink: Sink) -> None:
-    buffer = memoryview(bytearray(BLOCK_BYTES))
-    for block in np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist():
-        offset = block * BLOCK_BYTES
-        part = buffer[: disk.size_bytes - offset]
-        fill(disk, offset, part)
-        sink.write(offset, part)
+    free, busy = (memoryview(bytearray(BLOCK_BYTES)) for _ in range(2))
+    with Behind() as behind:
+        for block in np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist():
+            offset = block * BLOCK_BYTES
+            part = free[: disk.size_bytes - offset]
+            fill(disk, offset, part)
+            behind.do(partial(sink.write, offset, part))
+            free, busy = busy, free
+
+
+def _has_data(disk: Disk, block: int, view: memoryview) -> bool:
+    fill(disk, block * BLOCK_BYTES, view)
+    return not is_zero(view)
+
+
+def _write_parts(sink: Sink, at: int, parts: list[Part]) -> None:
+    for offset, data in parts:
+        sink.write(at + offset, data)

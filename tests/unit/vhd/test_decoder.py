@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from xenith.core.clock import ManualClock
-from xenith.core.errors import Invalid
+from xenith.core.errors import Exhausted, Invalid
 from xenith.core.ids import Ids
 from xenith.core.units import MIB
 from xenith.core.world import World
@@ -20,7 +20,7 @@ from xenith.vhd import decoder
 from xenith.vhd.chain import open_chain
 from xenith.vhd.create import create_dynamic, create_fixed
 from xenith.vhd.decoder import Decoder, apply, decode
-from xenith.vhd.encoder import encode_dynamic, encode_fixed, new_footer
+from xenith.vhd.encoder import encode_dynamic, encode_fixed, encode_raw, new_footer
 from xenith.vhd.files import Directory
 from xenith.vhd.footer import FIXED, decode_footer
 from xenith.vhd.header import decode_header
@@ -120,6 +120,58 @@ def test_blocks_out_of_order_wait_for_their_turn_up_to_a_limit(files, world, tmp
     with pytest.raises(Invalid, match=f"a pipe waits for {4 * MIB - 1} bytes; write it to a file"):
         decode(io.BytesIO(data), PipeSink(out))
     assert not out.getvalue(), "refused before the first byte"
+
+
+class SlowPipe(PipeSink):
+    """A sink that is still busy when the next block has long been read."""
+
+    def write(self, offset, data):
+        before = bytes(data)
+        busy.wait(0.02)
+        assert bytes(data) == before, "its bytes were changed while it wrote them"
+        super().write(offset, before)
+
+
+busy = threading.Event()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (1, 3, 2, 0), (3, 2, 1, 0)])
+def test_what_is_being_written_is_not_read_over(files, world, tmp_path, order):
+    flat = written(files, world, order=order)
+    out = io.BytesIO()
+    decode((tmp_path / "a.vhd").open("rb", buffering=0), SlowPipe(out))
+    assert out.getvalue() == flat
+    chain = open_chain(files, "a.vhd")
+    again = io.BytesIO()
+    encode_raw(chain, SlowPipe(again))
+    assert again.getvalue() == flat
+    chain.close()
+
+
+def test_blocks_of_many_chunks_that_reach_past_the_end_are_read(files, world, tmp_path):
+    create_dynamic(files, "a.vhd", size_bytes=SIZE, world=world, block_bytes=8 * MIB)
+    chain = open_chain(files, "a.vhd", writable=True)
+    flat = bytearray(SIZE)
+    for at in (8 * MIB + 512, 3 * MIB, 0, 6 * MIB - 4096):
+        chain.write(at, b"data" * 2048)
+        flat[at : at + 8192] = b"data" * 2048
+    chain.flush()
+    chain.close()
+    out = io.BytesIO()
+    decode((tmp_path / "a.vhd").open("rb", buffering=0), SlowPipe(out))
+    assert out.getvalue() == flat
+
+
+def test_a_sink_that_fails_ends_the_work_with_its_error(files, world, tmp_path):
+    written(files, world)
+
+    class Full(PipeSink):
+        def write(self, offset, data):
+            raise Exhausted("no room")
+
+    data = (tmp_path / "a.vhd").read_bytes()
+    with pytest.raises(Exhausted, match="no room"):
+        decode(io.BytesIO(data), Full(io.BytesIO()))
 
 
 def test_each_truncation_is_found(files, world, tmp_path):

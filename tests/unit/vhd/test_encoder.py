@@ -5,20 +5,25 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xenith.core.clock import ManualClock
 from xenith.core.errors import Invalid
 from xenith.core.ids import Ids
 from xenith.core.units import GIB, MIB
 from xenith.core.world import World
+from xenith.vhd.alter import resize
 from xenith.vhd.chain import open_chain
 from xenith.vhd.create import create_differencing, create_dynamic
 from xenith.vhd.disk import PipeDisk, RawDisk, allocated
 from xenith.vhd.encoder import dynamic_bytes, encode_dynamic, encode_fixed, encode_raw
 from xenith.vhd.files import Directory
+from xenith.vhd.image import open_image
 from xenith.vhd.pipe import BlankFile, PipeSink
 
 SIZE = 11 * MIB + 512
@@ -181,6 +186,37 @@ def test_a_chain_is_flattened(files, tmp_path, world):
     for path in encode_both(files, tmp_path, encode_raw, chain):
         assert path.read_bytes() == flat
     chain.close()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+@pytest.mark.slow
+def test_links_laid_over_each_other_are_the_chain(seed):
+    chance, world = random.Random(seed), World(clock=ManualClock(), ids=Ids(seed=seed))
+    with tempfile.TemporaryDirectory() as place:
+        files = Directory(place)
+        size = chance.choice([MIB, 3 * MIB + 512])
+        block = chance.choice([65536, 2 * MIB, 4 * MIB])
+        create_dynamic(files, "0.vhd", size_bytes=size, world=world, block_bytes=block)
+        for level in range(1, 4):
+            size += chance.choice([0, 0, 512 * 1111])
+            parent = f"{level - 1}.vhd"
+            create_differencing(files, f"{level}.vhd", parent=parent, world=world, size_bytes=size)
+        # Parents are written after their children were made, and one has grown past its child.
+        for level in chance.choices(range(4), k=12):
+            image = open_image(files, f"{level}.vhd", writable=True)
+            if level == 1 and chance.random() < 0.3:
+                resize(image, max(image.size_bytes, size + 512 * 99))
+            first = chance.randrange(image.sectors)
+            count = min(chance.choice([1, 5, 300]), image.sectors - first)
+            image.write(first * 512, chance.randbytes(512 * count))
+            image.flush()
+            image.close()
+        chain, out = open_chain(files, "3.vhd"), io.BytesIO()
+        encode_raw(chain, PipeSink(out))
+        assert out.getvalue() == chain.read(0, chain.size_bytes)
+        chain.close()
+        files.close()
 
 
 def test_a_file_with_bytes_is_no_place_for_a_stream(files):
