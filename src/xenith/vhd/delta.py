@@ -12,12 +12,15 @@ both and compared.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 from xenith.core.errors import Invalid
 from xenith.core.world import World
 from xenith.vhd.bitmap import set_range, set_runs
-from xenith.vhd.chain import Chain
+from xenith.vhd.chain import Chain, Run
 from xenith.vhd.disk import Disk, allocated, allocated_in, fill
 from xenith.vhd.encoder import (
     BITMAP_BYTES,
@@ -68,31 +71,33 @@ def encode_delta(
             f"{leaf.leaf.name} and {base.leaf.name} have no common ancestor: compare them.",
             kind="VhdUnrelated",
         )
-    above_leaf, above_base = common
     _check_sizes(leaf, base)
     plan = layout(leaf.size_bytes, sink, world=world, parent=parent_of(base))
-    images = leaf.images[:above_leaf] + base.images[:above_base]
+    images = leaf.images[: common[0]] + base.images[: common[1]]
     flags = allocated_in(images, leaf.size_bytes, BLOCK_BYTES)
 
     def load(block: int, buffer: bytearray) -> list[Part]:
         if whole_blocks:
             return load_whole(leaf, block, buffer)
-        view, bits = memoryview(buffer), bytearray(BITMAP_BYTES)
-        _mark(bits, leaf, block, above_leaf)
-        _mark(bits, base, block, above_base)
+        bits = bytearray(BITMAP_BYTES)
+        view = memoryview(buffer)[BITMAP_BYTES:]
         if sink.in_order:
-            # One write of a block is cheaper than one for each of its runs.
-            view[BITMAP_BYTES:] = ZEROS
-            view[:BITMAP_BYTES] = bits
+            view[:] = ZEROS
         parts: list[Part] = [(0, bits)]
-        for begin, end in set_runs(bits, 0, _PER_BLOCK):
-            at = BITMAP_BYTES + begin * SECTOR_BYTES
-            part = view[at : BITMAP_BYTES + end * SECTOR_BYTES]
-            leaf.read_into(block * BLOCK_BYTES + begin * SECTOR_BYTES, part)
-            parts.append((at, part))
-        if len(parts) == 1 and not sink.in_order:
-            return []
-        return [(0, buffer)] if sink.in_order else parts
+        for run in _changed(leaf, base, block, common):
+            begin = run.sector - block * _PER_BLOCK
+            set_range(bits, begin, begin + run.length)
+            part = view[begin * SECTOR_BYTES : (begin + run.length) * SECTOR_BYTES]
+            if run.link is None:
+                part[:] = ZEROS[: len(part)]
+            else:
+                leaf.read_run(run, part)
+            parts.append((BITMAP_BYTES + begin * SECTOR_BYTES, part))
+        if not sink.in_order:
+            return parts if len(parts) > 1 else []
+        # One write of a block is cheaper than one for each of its runs.
+        buffer[:BITMAP_BYTES] = bits
+        return [(0, buffer)]
 
     blocks = np.flatnonzero(flags).tolist()
     return write_blocks(plan, blocks, sink, load)
@@ -133,15 +138,33 @@ def encode_difference(disk: Disk, base: Disk, sink: Sink, *, parent: Parent, wor
     return write_blocks(plan, blocks, sink, load)
 
 
-def _mark(bits: bytearray, chain: Chain, block: int, links: int) -> None:
-    """Mark the sectors of a block that any of a chain's uppermost links has."""
+def _changed(leaf: Chain, base: Chain, block: int, above: tuple[int, int]) -> Iterator[Run]:
+    """Give the runs of a block that the links above the common ancestor have, as leaf reads them.
+
+    A run that only the base has written to is the ancestor's in the leaf, or nobody's.
+    """
+    above_leaf, above_base = above
+    ours = _held(leaf, block, above_leaf)
+    theirs = _held(base, block, above_base)
+    if not theirs:
+        yield from ours
+        return
+    bits = bytearray(BITMAP_BYTES)
+    first = block * _PER_BLOCK
+    for run in itertools.chain(ours, theirs):
+        set_range(bits, run.sector - first, run.sector - first + run.length)
+    end = leaf.size_bytes // SECTOR_BYTES - first
+    for begin, stop in set_runs(bits, 0, min(_PER_BLOCK, end)):
+        yield from leaf.runs(first + begin, stop - begin)
+
+
+def _held(chain: Chain, block: int, links: int) -> list[Run]:
+    """List the runs of a block that any of a chain's uppermost links has."""
     first = block * _PER_BLOCK
     count = min(_PER_BLOCK, chain.size_bytes // SECTOR_BYTES - first)
     if not links or count <= 0:
-        return
-    for run in chain.runs(first, count, links=links):
-        if run.link is not None:
-            set_range(bits, run.sector - first, run.sector - first + run.length)
+        return []
+    return [run for run in chain.runs(first, count, links=links) if run.link is not None]
 
 
 def _check_sizes(disk: Disk, base: Disk) -> None:
