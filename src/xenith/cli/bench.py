@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from xenith.cli.output import Output, show
 
-app = App(help="Measure builds, lists, cells and the start.")
+app = App(help="Measure builds, lists, cells, disks and the start.")
 
 Database = Annotated[str, Parameter(help="postgresql://… in place of SQLite.")]
 
@@ -65,3 +66,23 @@ def cells(
     from xenith.dev.bench import cells as bench  # noqa: PLC0415
 
     show(bench.measure(parts, is_small=small), output)
+
+
+@app.command
+def vhd(
+    *,
+    size_mib: Annotated[int, Parameter(help="Of the disks that are moved whole.")] = 2048,
+    delta_mib: Annotated[int, Parameter(help="Of the disk of which a little changes.")] = 10240,
+    runs: Annotated[int, Parameter(help="Of which the best counts.")] = 5,
+    directory: Annotated[
+        Path | None, Parameter(help="Where the disks are made, with twice their room.")
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Move disks between raw and VHD, flatten a chain, make deltas; beside qemu-img and cp."""
+    from xenith.dev.bench import vhd as bench  # noqa: PLC0415
+
+    show(
+        bench.measure(size_mib=size_mib, delta_mib=delta_mib, runs=runs, directory=directory),
+        output,
+    )

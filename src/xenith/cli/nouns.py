@@ -38,7 +38,7 @@ NOUNS = (
     Noun("vhd", "xenith.cli.vhd", "Look at disks as chains of VHDs, make and mend them."),
     Noun("explain", "xenith.cli.explain", "Say why a server is where it is, or nowhere."),
     Noun("doctor", "xenith.cli.doctor", "Check this machine and say what to do about it."),
-    Noun("bench", "xenith.cli.bench", "Measure builds, lists, cells and the start."),
+    Noun("bench", "xenith.cli.bench", "Measure builds, lists, cells, disks and the start."),
     Noun("simulate", "xenith.cli.simulate", "Put a simulated region through a storm by its seed."),
     Noun("version", "xenith.cli.version", "Show the versions that matter in a bug report."),
 )

@@ -296,7 +296,8 @@ def _host(rows: Rows, host: HostRecords) -> Iterator[str]:
 def _images(host: HostRecords) -> Iterator[str]:
     images: Counter[str] = Counter()
     for record in host.of("VDI").values():
-        if instance_of(record["name_label"]) is None:
+        # What is not managed is the storage's own: the parents of clones.
+        if record["managed"] and instance_of(record["name_label"]) is None:
             if not is_complete_image(record):
                 yield f"{host.name} has the stray disk {record['name_label']!r}"
             else:
