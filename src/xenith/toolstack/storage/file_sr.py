@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from xenith.core.world import World
 from xenith.toolstack.backends import BackendError, Contents, Repository
-from xenith.toolstack.storage.faults import UNAVAILABLE
 from xenith.toolstack.storage.garbage import Collected
 from xenith.toolstack.storage.repository import FileRepository
 from xenith.toolstack.storage.threads import Inflow, Outflow, streamed
@@ -126,19 +125,20 @@ class FileSr:
 
     async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
         """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
-        if disk_format != "raw":
-            raise BackendError(UNAVAILABLE, "", f"format {disk_format} is not taken", "")
         flow = Inflow(chunks)
-        return await self._run(partial(self.repository.import_raw, vdi_uuid, flow))
+        if disk_format == "raw":
+            return await self._run(partial(self.repository.import_raw, vdi_uuid, flow))
+        return await self._run(partial(self.repository.import_vhd, vdi_uuid, flow))
 
     async def read(
         self, vdi_uuid: str, disk_format: str, *, base_uuid: str = ""
     ) -> AsyncGenerator[bytes]:
         """Give a disk as a stream."""
-        if disk_format != "raw" or base_uuid:
-            raise BackendError(UNAVAILABLE, "", f"format {disk_format} is not given", "")
 
         def work(flow: Outflow) -> None:
+            if disk_format == "vhd":
+                self.repository.export_vhd(vdi_uuid, flow, base=base_uuid)
+                return
             for piece in self.repository.export_raw(vdi_uuid):
                 flow.write(piece)
 

@@ -39,6 +39,7 @@ from xenith.toolstack.storage.space import (
     measure_free,
 )
 from xenith.toolstack.storage.turns import Turns
+from xenith.toolstack.storage.vhd_streams import read_vhd, write_vhd
 from xenith.vhd.alter import resize, set_hidden
 from xenith.vhd.chain import DEPTH_MAX, Chain, open_chain, open_parent
 from xenith.vhd.coalesce import recover
@@ -46,6 +47,7 @@ from xenith.vhd.create import create_differencing, create_dynamic
 from xenith.vhd.files import Bytes, Directory
 from xenith.vhd.footer import SIZE_BYTES_MAX
 from xenith.vhd.image import check_writable, open_image
+from xenith.vhd.pipe import Readable, Writable
 from xenith.vhd.snapshot import delete, snapshot
 from xenith.vhd.tree import scan
 
@@ -360,6 +362,29 @@ class FileRepository:
         """Write a stream over a disk's first bytes, growing it if need be; tell how many."""
         with self.writing(uuid) as disk:
             return write_raw(disk, chunks)
+
+    def export_vhd(self, uuid: str, stream: Writable, *, base: str = "") -> None:
+        """Write a disk as a VHD, or as the one that makes it of ``base``.
+
+        Raises:
+            BackendError: VDI_IN_USE, either is written to; SR_BACKEND_FAILURE_46, the base is the
+                larger.
+        """
+        with self.reading(uuid) as chain:
+            if not base:
+                write_vhd(chain, None, stream, world=self._world)
+                return
+            with self.reading(base) as other:
+                write_vhd(chain, other, stream, world=self._world)
+
+    def import_vhd(self, uuid: str, stream: Readable) -> int:
+        """Write a VHD stream onto a disk, growing it if need be; tell the stream's virtual size.
+
+        Raises:
+            BackendError: VDI_IO_ERROR, it is no sound VHD.
+        """
+        with self.writing(uuid) as disk:
+            return read_vhd(disk, stream)
 
     def collect(self, *, bytes_max: int = ACTIVATION_BYTES) -> Collected:
         """Remove garbage and shorten chains, up to so many bytes; callers' work goes first.
