@@ -19,6 +19,7 @@ from xenith.dev.simulation.run import Simulation
 from xenith.driver.names import instance_of
 from xenith.toolstack.backends import BackendError, DomainSpec, DomainState
 from xenith.toolstack.backends.sim import SimBackend
+from xenith.toolstack.backends.sim_disks import SimDisk
 from xenith.toolstack.fleet import Fleet
 from xenith.toolstack.server import HostServer
 
@@ -71,10 +72,9 @@ class Machine(SimBackend):
     def adopt(
         self,
         domains: Mapping[str, DomainState],
-        disks: Mapping[str, int],
+        disks: Mapping[str, SimDisk],
         *,
         specs: Mapping[str, DomainSpec],
-        used_bytes: Mapping[str, int],
         last_domid: int,
     ) -> None:
         """Believe nothing of what a toolstack remembers: the machine has never been away."""

@@ -107,9 +107,14 @@ class SimRepository:
         else:
             self._disks.pop(vdi_uuid, None)
 
-    async def introduce(self, vdi_uuid: str) -> None:
-        """Look at a disk."""
+    async def introduce(self, vdi_uuid: str) -> list[Vdi]:
+        """Look at a disk and what it stands on."""
         self._get(vdi_uuid)
+        _, children = self._own()
+        return [
+            self._told(one, self._disks[one], tuple(children.get(one, ())))
+            for one in self._chain(vdi_uuid)
+        ]
 
     async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
         """Count a stream; of a VHD only the footer is looked at, and no parent is followed."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 from xenith.core.world import World
 from xenith.toolstack.backends import BackendError, Contents, Repository
 from xenith.toolstack.storage.garbage import Collected
+from xenith.toolstack.storage.inventory import Vdi
 from xenith.toolstack.storage.repository import FileRepository
 from xenith.toolstack.storage.threads import Inflow, Outflow, streamed
 
@@ -119,9 +120,9 @@ class FileSr:
         """Remove a disk."""
         await self._run(partial(self.repository.delete, vdi_uuid))
 
-    async def introduce(self, vdi_uuid: str) -> None:
-        """Look at a disk that was laid there by others."""
-        await self._run(partial(self.repository.introduce, vdi_uuid))
+    async def introduce(self, vdi_uuid: str) -> list[Vdi]:
+        """Look at a disk that was laid there by others; give it and what it stands on."""
+        return await self._run(partial(self.repository.introduce, vdi_uuid))
 
     async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
         """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
@@ -151,7 +152,7 @@ class FileSr:
         return await self._run(self._scan)
 
     def _scan(self) -> Contents:
-        use, vdis = self.repository.usage(), self.repository.scan().vdis
+        vdis, use = self.repository.contents()
         if self._size_bytes_max:
             size = min(use.physical_size_bytes, self._size_bytes_max)
             use = replace(use, physical_size_bytes=max(size, use.physical_utilisation_bytes))

@@ -28,7 +28,16 @@ from xenith.toolstack.storage.contents import (
 )
 from xenith.toolstack.storage.faults import UNAVAILABLE, WRONG_SIZE, answering
 from xenith.toolstack.storage.garbage import ACTIVATION_BYTES, Collected, Collector
-from xenith.toolstack.storage.inventory import Inventory, Scan, Vdi, compare, file_of, is_disk, take
+from xenith.toolstack.storage.inventory import (
+    Inventory,
+    Scan,
+    Vdi,
+    compare,
+    file_of,
+    is_disk,
+    list_chain,
+    take,
+)
 from xenith.toolstack.storage.lock import RepositoryLock
 from xenith.toolstack.storage.pins import Pins
 from xenith.toolstack.storage.space import (
@@ -256,8 +265,10 @@ class FileRepository:
         with self._turn():
             return compare(self._take(), known)
 
-    def introduce(self, uuid: str) -> Vdi:
-        """Adopt one disk that was laid here whole, with all that it stands on.
+    def introduce(self, uuid: str) -> list[Vdi]:
+        """Adopt one disk that was laid here whole; give it and all that it stands on.
+
+        Only these files are read, however many there are.
 
         Raises:
             BackendError: VDI_MISSING; VDI_NOT_MANAGED, it is hidden; SR_BACKEND_FAILURE_46 with
@@ -267,19 +278,26 @@ class FileRepository:
             chain = open_chain(self._files, file_of(uuid), depth_max=self._depth_max)
             try:
                 check_writable(chain.leaf)
+                return list_chain(chain, self._space.used_bytes())
             finally:
                 chain.close()
-        return self.get(uuid)
 
     def usage(self) -> SrUse:
         """Tell what the repository holds and has room for."""
         with self._turn():
+            return self._usage(self._take())
+
+    def contents(self) -> tuple[dict[str, Vdi], SrUse]:
+        """Tell of all disks, and what they take: ``scan`` and ``usage`` in one look."""
+        with self._turn():
             found = self._take()
-            used = sum(self._space.used_bytes().values())
-            # What others have in the same file system is no room of ours.
-            size = used + self._space.spare_bytes()
+            return compare(found, ()).vdis, self._usage(found)
+
+    def _usage(self, found: Inventory) -> SrUse:
+        used = sum(self._space.used_bytes().values())
         return SrUse(
-            physical_size_bytes=size,
+            # What others have in the same file system is no room of ours.
+            physical_size_bytes=used + self._space.spare_bytes(),
             physical_utilisation_bytes=used,
             virtual_allocation_bytes=sum(
                 vdi.size_bytes for vdi in found.vdis.values() if not vdi.is_hidden
