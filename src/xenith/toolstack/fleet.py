@@ -97,7 +97,6 @@ class Fleet:
         """
         if name in self.hosts:
             raise Conflict(f"the fleet has a host named {name}", name=name)
-        half_made: list[tuple[str, str]] = []
         found = self._read().pop(name, {})
         self._ports.setdefault(name, found.pop((_ADDRESS, ""), {}).get("port", 0))
         objects = Objects(self._world, keep=self._keeper(name))
@@ -116,7 +115,7 @@ class Fleet:
         if found:
             for (class_name, ref), record in found.items():
                 objects.load(class_name, ref, record)
-            half_made = _forget_half_made(objects)
+            _forget_half_made(objects)
             if isinstance(backend, SimBackend):
                 _hand_over(host, backend)
         else:
@@ -125,7 +124,7 @@ class Fleet:
             lambda uuid, state, reason: changed_by_itself(host, uuid, state, reason)
         )
         _bring_up_to_date(host)
-        await attach_all(host, half_made)
+        await attach_all(host)
         adopt(host, dict(await backend.running()))
         for vdi in objects.all("VDI"):
             show_operations(host, vdi)
@@ -322,17 +321,11 @@ def _bring_up_to_date(host: HostServer) -> None:
     )
 
 
-def _forget_half_made(objects: Objects) -> list[tuple[str, str]]:
+def _forget_half_made(objects: Objects) -> None:
     """Remove what a crash cut short, and fill the sets that are derived from other records.
 
-    Gives the SRs and uuids of disks that may be there without a record.
+    Disks that were being made are left to whoever attaches their SR.
     """
-    half_made: list[tuple[str, str]] = []
-    for ref, record in list(objects.all("VDI").items()):
-        # A disk's location is written when its place on the backend is there.
-        if not record["location"]:
-            half_made.append((record["SR"], record["uuid"]))
-            objects.delete("VDI", ref)
     for class_name in ("VBD", "VIF"):
         for ref, record in list(objects.all(class_name).items()):
             if objects.find("VM", record["VM"]) is None:
@@ -343,7 +336,6 @@ def _forget_half_made(objects: Objects) -> list[tuple[str, str]]:
     for of, field, holder, holder_field in DERIVED:
         for ref, record in objects.all(of).items():
             objects.link(holder, record[field], holder_field, ref)
-    return half_made
 
 
 def _hand_over(host: HostServer, backend: SimBackend) -> None:

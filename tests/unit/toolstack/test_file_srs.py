@@ -393,3 +393,91 @@ async def test_who_hangs_up_in_an_export_lets_the_disk_go(host):
     while host.server.operations.of(vdi):
         await host.server.world.clock.sleep(0.005)
     await host.call("VDI.destroy", vdi)
+
+
+# -- VHD streams
+
+
+async def test_a_chain_is_exported_whole_changed_exported_as_a_delta_and_restored_elsewhere(
+    host, tmp_path
+):
+    vdi = await host.make_vdi(size=8 * MIB)
+    await host.fill(vdi, block(b"a") + block(b"b"))
+    first = await host.call("VDI.snapshot", vdi)
+    whole = await host.read(first, format="vhd")
+    changed = b"A" * 4096 + block(b"a")[4096:] + bytes(2 * MIB) + block(b"c")
+    await host.fill(vdi, changed)
+    second = await host.call("VDI.snapshot", vdi)
+    await host.fill(vdi, block(b"z", 4))
+    delta = await host.read(second, format="vhd", base=first)
+    assert len(delta) < len(whole) + 3 * MIB
+
+    other = await host.make_sr(tmp_path / "other")
+    restored = await host.make_vdi("restored", size=8 * MIB, sr=other)
+    await host.fill(restored, whole, format="vhd")
+    assert await host.read(restored) == await host.read(first) != await host.read(second)
+    kept = await host.call("VDI.snapshot", restored)
+    await host.fill(restored, delta, format="vhd")
+    assert await host.read(restored) == await host.read(second) == changed + bytes(2 * MIB)
+    assert await host.read(kept) == await host.read(first)
+    # And back again, from the newer to the older.
+    await host.fill(restored, await host.read(first, format="vhd", base=second), format="vhd")
+    assert await host.read(restored) == await host.read(first)
+
+
+async def test_a_delta_of_disks_that_share_nothing_is_what_they_differ_in(host):
+    one, other = await host.make_vdi("one"), await host.make_vdi("other")
+    await host.fill(one, block(b"x") + block(b"y"))
+    await host.fill(other, block(b"x") + block(b"z"))
+    delta = await host.read(one, format="vhd", base=other)
+    assert len(delta) < 3 * MIB
+    await host.fill(other, delta, format="vhd")
+    assert await host.read(other) == await host.read(one)
+
+
+async def test_a_whole_vhd_replaces_what_a_disk_held_and_takes_no_room_for_zeros(host):
+    empty, vdi = await host.make_vdi(size=8 * MIB), await host.make_vdi(size=8 * MIB)
+    await host.fill(vdi, block(b"o", 2))
+    await host.call("VDI.snapshot", vdi)
+    await host.fill(vdi, await host.read(empty, format="vhd"), format="vhd")
+    assert await host.read(vdi) == bytes(8 * MIB)
+    assert (await host.record(vdi))["physical_utilisation"] < 5 * MIB
+
+
+async def test_a_vhd_that_is_larger_grows_the_disk(host):
+    large, small = await host.make_vdi(size=16 * MIB), await host.make_vdi(size=2 * MIB)
+    await host.fill(large, bytes(14 * MIB) + block(b"e"))
+    await host.fill(small, await host.read(large, format="vhd"), format="vhd")
+    assert (await host.record(small))["virtual_size"] == 16 * MIB
+    assert await host.read(small) == await host.read(large)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"conectix", b"no vhd" * 1000, b"conectix" + b"\xff" * 5000], ids=range(4)
+)
+async def test_a_stream_that_is_no_vhd_is_refused_and_lets_the_disk_go(host, data):
+    vdi = await host.make_vdi()
+    with pytest.raises(XapiFault, match="VDI_IO_ERROR"):
+        await host.fill(vdi, data, format="vhd")
+    await host.call("VDI.destroy", vdi)
+
+
+async def test_a_vhd_that_is_cut_short_is_refused(host):
+    vdi = await host.make_vdi()
+    await host.fill(vdi, block(b"c", 2))
+    whole = await host.read(vdi, format="vhd")
+    with pytest.raises(XapiFault, match="VDI_IO_ERROR"):
+        await host.fill(vdi, whole[:-1000], format="vhd")
+
+
+async def test_a_simulated_disk_goes_out_and_in_as_a_vhd_of_its_size(host):
+    local = (await host.call("SR.get_by_name_label", "Local storage"))[0]
+    vdi = await host.make_vdi(size=64 * MIB, sr=local)
+    made = await host.call("VDI.snapshot", vdi)
+    whole = await host.read(made, format="vhd")
+    delta = await host.read(vdi, format="vhd", base=made)
+    for sr in (local, host.sr):
+        restored = await host.make_vdi(size=2 * MIB, sr=sr)
+        await host.fill(restored, whole, format="vhd")
+        assert (await host.record(restored))["virtual_size"] == 64 * MIB
+        await host.fill(restored, delta, format="vhd")

@@ -112,8 +112,11 @@ class Repository(Protocol):
     async def destroy(self, vdi_uuid: str) -> None:
         """Remove a disk; one that is not there is no error."""
 
-    async def introduce(self, vdi_uuid: str) -> None:
-        """Look at a disk that was laid there by others, and refuse it unless it is sound."""
+    async def introduce(self, vdi_uuid: str) -> list[Vdi]:
+        """Look at a disk that was laid there by others; give it and what it stands on.
+
+        One that is not sound is refused.
+        """
 
     async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
         """Fill a disk from a raw or VHD stream; tell the virtual size in bytes.

@@ -167,7 +167,7 @@ class SimBackend:
             sr_uuid,
             self._disks,
             act=self._act,
-            ids=self._world.ids,
+            world=self._world,
             capacity_bytes=self._capacity.disk_bytes,
             is_in_use=self._is_in_use,
         )

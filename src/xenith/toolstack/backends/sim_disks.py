@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from io import BytesIO
+from uuid import UUID
 
-from xenith.core.ids import Ids
+from xenith.core.world import World
 from xenith.toolstack.backends import BackendError, Contents, Repository
 from xenith.toolstack.storage.faults import CHAIN_TOO_LONG
 from xenith.toolstack.storage.garbage import Collected
-from xenith.toolstack.storage.inventory import Vdi
+from xenith.toolstack.storage.inventory import Vdi, file_of
 from xenith.toolstack.storage.space import SrUse
 from xenith.vhd.chain import DEPTH_MAX
+from xenith.vhd.encoder import Parent, layout, write_blocks
+from xenith.vhd.pipe import PipeSink
 
 _FOOTER_BYTES = 512
-#: Source: VHD specification 1.0, Disk Type; 4 is a differencing disk, which names a parent.
-_VHD_FIXED, _VHD_DYNAMIC = 2, 3
+#: Source: VHD specification 1.0, Disk Type.
+_VHD_FIXED, _VHD_DYNAMIC, _VHD_DIFFERENCING = 2, 3, 4
 _PIECE_BYTES = 1024 * 1024
 
 #: Waits, or refuses, before an operation is done to a disk: (operation, disk).
@@ -47,14 +51,14 @@ class SimRepository:
         disks: dict[str, SimDisk],
         *,
         act: Act,
-        ids: Ids,
+        world: World,
         capacity_bytes: int,
         is_in_use: Callable[[str], bool],
     ) -> None:
         self._sr_uuid = sr_uuid
         self._disks = disks
         self._act = act
-        self._ids = ids
+        self._world = world
         self._capacity_bytes = capacity_bytes
         self._is_in_use = is_in_use
 
@@ -103,9 +107,14 @@ class SimRepository:
         else:
             self._disks.pop(vdi_uuid, None)
 
-    async def introduce(self, vdi_uuid: str) -> None:
-        """Look at a disk."""
+    async def introduce(self, vdi_uuid: str) -> list[Vdi]:
+        """Look at a disk and what it stands on."""
         self._get(vdi_uuid)
+        _, children = self._own()
+        return [
+            self._told(one, self._disks[one], tuple(children.get(one, ())))
+            for one in self._chain(vdi_uuid)
+        ]
 
     async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
         """Count a stream; of a VHD only the footer is looked at, and no parent is followed."""
@@ -118,18 +127,22 @@ class SimRepository:
         if sum(one.used_bytes for one in self._disks.values()) + count > self._capacity_bytes:
             raise BackendError("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
         size = count if disk_format == "raw" else _vhd_size(tail)
-        disk.used_bytes = count
+        is_delta = disk_format == "vhd" and _vhd_kind(tail) == _VHD_DIFFERENCING
+        disk.used_bytes = count + (disk.used_bytes if is_delta else 0)
         disk.size_bytes = max(size, disk.size_bytes)
         return size
 
     async def read(
         self, vdi_uuid: str, disk_format: str, *, base_uuid: str = ""
     ) -> AsyncGenerator[bytes]:
-        """Give zeros of the disk's size."""
+        """Give zeros of the disk's size, or a VHD of that size that holds nothing."""
         await self._act("disk_export", vdi_uuid)
-        if disk_format != "raw" or base_uuid:
-            raise BackendError("SR_BACKEND_FAILURE_46", "", f"{disk_format} is not given", "")
         left = self._get(vdi_uuid).size_bytes
+        if disk_format == "vhd":
+            if base_uuid:
+                self._get(base_uuid)
+            yield _empty_vhd(left, base_uuid, self._world)
+            return
         while left:
             piece = bytes(min(left, _PIECE_BYTES))
             left -= len(piece)
@@ -196,7 +209,7 @@ class SimRepository:
             raise BackendError(
                 CHAIN_TOO_LONG, "", f"The chain of {uuid} has {DEPTH_MAX} files.", ""
             )
-        base = self._ids.uuid()
+        base = self._world.ids.uuid()
         self._disks[base] = SimDisk(
             disk.size_bytes, disk.used_bytes, disk.parent, is_hidden=True, sr_uuid=disk.sr_uuid
         )
@@ -248,17 +261,28 @@ def _vhd_size(tail: bytes) -> int:
     """Read the virtual size from a VHD's footer. Source: VHD specification 1.0, Hard Disk Footer.
 
     Raises:
-        BackendError: VDI_IO_ERROR, it is no footer of a disk that stands alone.
+        BackendError: VDI_IO_ERROR, it is no sound footer.
     """
     if len(tail) != _FOOTER_BYTES or tail[:8] != b"conectix":
         raise BackendError("VDI_IO_ERROR", "the stream does not end with a VHD footer")
-    size, kind, checksum = (
-        int.from_bytes(tail[48:56], "big"),
-        int.from_bytes(tail[60:64], "big"),
-        int.from_bytes(tail[64:68], "big"),
-    )
+    size = int.from_bytes(tail[48:56], "big")
+    checksum = int.from_bytes(tail[64:68], "big")
     if checksum != ~(sum(tail[:64]) + sum(tail[68:])) & 0xFFFFFFFF:
         raise BackendError("VDI_IO_ERROR", "the VHD footer's checksum is wrong")
-    if kind not in (_VHD_FIXED, _VHD_DYNAMIC):
-        raise BackendError("VDI_IO_ERROR", f"a VHD of type {kind} does not stand alone")
+    kind = _vhd_kind(tail)
+    if kind not in (_VHD_FIXED, _VHD_DYNAMIC, _VHD_DIFFERENCING):
+        raise BackendError("VDI_IO_ERROR", f"there is no VHD of type {kind}")
     return size
+
+
+def _vhd_kind(tail: bytes) -> int:
+    return int.from_bytes(tail[60:64], "big")
+
+
+def _empty_vhd(size_bytes: int, base_uuid: str, world: World) -> bytes:
+    stream = BytesIO()
+    sink = PipeSink(stream)
+    parent = Parent(uuid=UUID(base_uuid), name=file_of(base_uuid)) if base_uuid else None
+    plan = layout(size_bytes, sink, world=world, parent=parent)
+    write_blocks(plan, [], sink, lambda _block, _buffer: [])
+    return stream.getvalue()

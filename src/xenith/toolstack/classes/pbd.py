@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from xenith.core.log import logger
-from xenith.toolstack.backends import BackendError
+from xenith.toolstack.backends import BackendError, Repository
 from xenith.toolstack.methods import creation, method
 from xenith.toolstack.server import HostServer
 from xenith.toolstack.storage import records
@@ -42,7 +41,7 @@ async def plug(host: HostServer, ref: str) -> None:
         await attach(host, ref)
 
 
-async def attach(host: HostServer, ref: str, *, half_made: Collection[str] = ()) -> None:
+async def attach(host: HostServer, ref: str) -> None:
     """Attach the SR of a PBD; disks that were being made when the host died are removed first.
 
     Raises:
@@ -51,8 +50,7 @@ async def attach(host: HostServer, ref: str, *, half_made: Collection[str] = ())
     pbd = host.objects.get("PBD", ref)
     sr = host.objects.get("SR", pbd["SR"])
     repository = await host.backend.attach_sr(sr["uuid"], sr["type"], pbd["device_config"])
-    for uuid in half_made:
-        await repository.destroy(uuid)
+    await _remove_half_made(host, pbd["SR"], repository)
     host.storage.attached[pbd["SR"]] = Attached(repository)
     await records.refresh(host, pbd["SR"])
     host.objects.update("PBD", ref, currently_attached=True)
@@ -99,17 +97,28 @@ def set_device_config(host: HostServer, ref: str, value: dict[str, str]) -> None
     host.objects.update("PBD", ref, device_config=_texts(value))
 
 
-async def attach_all(host: HostServer, half_made: Collection[tuple[str, str]]) -> None:
-    """Attach at a host's start what was attached when it ended; what cannot be had is not.
+async def _remove_half_made(host: HostServer, sr: str, repository: Repository) -> None:
+    for ref, record in list(host.objects.all("VDI").items()):
+        # A disk's location is written when it is there.
+        if record["SR"] != sr or record["location"]:
+            continue
+        try:
+            await repository.destroy(record["uuid"])
+        except BackendError as error:
+            # Its record stays, for whoever tries again.
+            _log.warning("half a disk stays", vdi=record["uuid"], error=repr(error))
+        else:
+            host.objects.delete("VDI", ref)
+            host.objects.unlink("SR", sr, "VDIs", ref)
 
-    ``half_made`` are the SRs and uuids of disks that were being made then.
-    """
+
+async def attach_all(host: HostServer) -> None:
+    """Attach at a host's start what was attached when it ended; what cannot be had is not."""
     for ref, record in list(host.objects.all("PBD").items()):
         if not record["currently_attached"]:
             continue
         try:
-            own = [uuid for sr, uuid in half_made if sr == record["SR"]]
-            await attach(host, ref, half_made=own)
+            await attach(host, ref)
         except BackendError as error:
             _log.error("an SR cannot be attached", sr=record["SR"], error=repr(error))
             host.objects.update("PBD", ref, currently_attached=False)

@@ -172,8 +172,9 @@ async def introduce(
         if record["SR"] == sr and record["location"] == named:
             raise XapiFault("LOCATION_NOT_UNIQUE", sr, named, ref)
     host.objects.get("SR", sr)
-    await host.storage.get(sr).introduce(named)
-    await records.refresh(host, sr)
+    chain = await host.storage.get(sr).introduce(named)
+    for vdi in chain:
+        records.find_or_introduce(host, sr, vdi)
     made = host.objects.by_uuid("VDI", named)
     host.objects.update(
         "VDI",

@@ -1,7 +1,7 @@
 """Bytes into a disk and out of it: raw streams, and whole copies of a chain in one file.
 
-Streams in VHD's own format take the same two ends: a ``Chain`` to read from, a ``Writer`` to
-write to.
+Streams in VHD's own format (``vhd_streams``) take the same two ends: a ``Chain`` to read from, a
+``Writer`` to write to.
 """
 
 from __future__ import annotations
@@ -46,6 +46,22 @@ class Writer:
         """
         self._space.need(len(data))
         self.chain.write(offset, data)
+
+    def zero(self, offset: int, length_bytes: int) -> None:
+        """Make sectors zero; those that are nowhere are so already.
+
+        Raises:
+            BackendError: SR_FULL.
+        """
+        if length_bytes <= 0:
+            return
+        first, count = offset // SECTOR_BYTES, length_bytes // SECTOR_BYTES
+        for run in list(self.chain.runs(first, count)):
+            at, left = run.sector * SECTOR_BYTES, run.length * SECTOR_BYTES
+            while run.link is not None and left:
+                part = min(left, len(_ZEROS))
+                self.write(at, memoryview(_ZEROS)[:part])
+                at, left = at + part, left - part
 
     def read(self, offset: int, length_bytes: int) -> bytes:
         """Read sectors, those that were just written too."""

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from xenith.core.world import World
 from xenith.toolstack.backends import BackendError, Contents, Repository
-from xenith.toolstack.storage.faults import UNAVAILABLE
 from xenith.toolstack.storage.garbage import Collected
+from xenith.toolstack.storage.inventory import Vdi
 from xenith.toolstack.storage.repository import FileRepository
 from xenith.toolstack.storage.threads import Inflow, Outflow, streamed
 
@@ -120,25 +120,26 @@ class FileSr:
         """Remove a disk."""
         await self._run(partial(self.repository.delete, vdi_uuid))
 
-    async def introduce(self, vdi_uuid: str) -> None:
-        """Look at a disk that was laid there by others."""
-        await self._run(partial(self.repository.introduce, vdi_uuid))
+    async def introduce(self, vdi_uuid: str) -> list[Vdi]:
+        """Look at a disk that was laid there by others; give it and what it stands on."""
+        return await self._run(partial(self.repository.introduce, vdi_uuid))
 
     async def fill(self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]) -> int:
         """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
-        if disk_format != "raw":
-            raise BackendError(UNAVAILABLE, "", f"format {disk_format} is not taken", "")
         flow = Inflow(chunks)
-        return await self._run(partial(self.repository.import_raw, vdi_uuid, flow))
+        if disk_format == "raw":
+            return await self._run(partial(self.repository.import_raw, vdi_uuid, flow))
+        return await self._run(partial(self.repository.import_vhd, vdi_uuid, flow))
 
     async def read(
         self, vdi_uuid: str, disk_format: str, *, base_uuid: str = ""
     ) -> AsyncGenerator[bytes]:
         """Give a disk as a stream."""
-        if disk_format != "raw" or base_uuid:
-            raise BackendError(UNAVAILABLE, "", f"format {disk_format} is not given", "")
 
         def work(flow: Outflow) -> None:
+            if disk_format == "vhd":
+                self.repository.export_vhd(vdi_uuid, flow, base=base_uuid)
+                return
             for piece in self.repository.export_raw(vdi_uuid):
                 flow.write(piece)
 
@@ -151,7 +152,7 @@ class FileSr:
         return await self._run(self._scan)
 
     def _scan(self) -> Contents:
-        use, vdis = self.repository.usage(), self.repository.scan().vdis
+        vdis, use = self.repository.contents()
         if self._size_bytes_max:
             size = min(use.physical_size_bytes, self._size_bytes_max)
             use = replace(use, physical_size_bytes=max(size, use.physical_utilisation_bytes))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from xenith.core.ids import is_uuid
+from xenith.vhd.chain import Chain
 from xenith.vhd.files import Files
 from xenith.vhd.tree import SUFFIX, Entry, scan
 
@@ -119,6 +120,25 @@ def take(files: Files, used: dict[str, int], *, depth_max: int) -> Inventory:
         strangers=tuple(name for name in tree if not is_disk(name)),
         unreadable=tuple(name for name, entry in tree.items() if entry.footer is None),
     )
+
+
+def list_chain(chain: Chain, used: dict[str, int]) -> list[Vdi]:
+    """Tell of the links of an open chain, the leaf first; of children, only those in it."""
+    names = [image.name for image in chain.images]
+    uuids = [name.removesuffix(SUFFIX) for name in names]
+    return [
+        Vdi(
+            uuid=uuids[at],
+            size_bytes=image.size_bytes,
+            used_bytes=used.get(image.name, 0),
+            chain_bytes=sum(used.get(name, 0) for name in names[at:]),
+            depth=len(names) - at,
+            is_hidden=image.footer.hidden,
+            parent=uuids[at + 1] if at + 1 < len(uuids) else None,
+            children=tuple(uuids[at - 1 : at]) if at else (),
+        )
+        for at, image in enumerate(chain.images)
+    ]
 
 
 def compare(found: Inventory, known: Collection[str]) -> Scan:

@@ -7,6 +7,7 @@ Source: sm's ``SR.py``, scan: compared by location; a hidden disk is "base copy"
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from xenith.toolstack.backends import BackendError, Contents
@@ -44,16 +45,18 @@ async def refresh(host: HostServer, sr: str) -> Contents | None:
         for uuid, vdi in contents.vdis.items():
             if uuid in before:
                 _tell(host, before[uuid], vdi)
-            elif not vdi.error and not _is_known(host, uuid):
-                introduce(host, sr, vdi)
+            elif not vdi.error:
+                find_or_introduce(host, sr, vdi)
         for uuid in placed - contents.vdis.keys():
             forget(host, before[uuid])
         _tell_use(host, sr, contents)
         return contents
 
 
-def introduce(host: HostServer, sr: str, vdi: Vdi, **fields: Any) -> str:
-    """Make the record of a disk that lies there; give its reference."""
+def find_or_introduce(host: HostServer, sr: str, vdi: Vdi) -> str:
+    """Give the record of a disk that lies there, made now if there is none."""
+    with contextlib.suppress(XapiFault):
+        return host.objects.by_uuid("VDI", vdi.uuid)
     ref = host.objects.create(
         "VDI",
         uuid=vdi.uuid,
@@ -62,8 +65,6 @@ def introduce(host: HostServer, sr: str, vdi: Vdi, **fields: Any) -> str:
         name_label=BASE_LABEL if vdi.is_hidden else "",
         **_facts(vdi, {}),
     )
-    if fields:
-        host.objects.update("VDI", ref, **fields)
     host.objects.link("SR", sr, "VDIs", ref)
     show_operations(host, ref)
     return ref
@@ -173,14 +174,6 @@ def failed_scan(contents: Contents) -> BackendError | None:
 
 def _is_placed(host: HostServer, ref: str) -> bool:
     return bool(host.objects.get("VDI", ref)["location"])
-
-
-def _is_known(host: HostServer, uuid: str) -> bool:
-    try:
-        host.objects.by_uuid("VDI", uuid)
-    except XapiFault:
-        return False
-    return True
 
 
 def _tell(host: HostServer, ref: str, vdi: Vdi) -> None:

@@ -28,7 +28,16 @@ from xenith.toolstack.storage.contents import (
 )
 from xenith.toolstack.storage.faults import UNAVAILABLE, WRONG_SIZE, answering
 from xenith.toolstack.storage.garbage import ACTIVATION_BYTES, Collected, Collector
-from xenith.toolstack.storage.inventory import Inventory, Scan, Vdi, compare, file_of, is_disk, take
+from xenith.toolstack.storage.inventory import (
+    Inventory,
+    Scan,
+    Vdi,
+    compare,
+    file_of,
+    is_disk,
+    list_chain,
+    take,
+)
 from xenith.toolstack.storage.lock import RepositoryLock
 from xenith.toolstack.storage.pins import Pins
 from xenith.toolstack.storage.space import (
@@ -39,6 +48,7 @@ from xenith.toolstack.storage.space import (
     measure_free,
 )
 from xenith.toolstack.storage.turns import Turns
+from xenith.toolstack.storage.vhd_streams import read_vhd, write_vhd
 from xenith.vhd.alter import resize, set_hidden
 from xenith.vhd.chain import DEPTH_MAX, Chain, open_chain, open_parent
 from xenith.vhd.coalesce import recover
@@ -46,6 +56,7 @@ from xenith.vhd.create import create_differencing, create_dynamic
 from xenith.vhd.files import Bytes, Directory
 from xenith.vhd.footer import SIZE_BYTES_MAX
 from xenith.vhd.image import check_writable, open_image
+from xenith.vhd.pipe import Readable, Writable
 from xenith.vhd.snapshot import delete, snapshot
 from xenith.vhd.tree import scan
 
@@ -254,8 +265,10 @@ class FileRepository:
         with self._turn():
             return compare(self._take(), known)
 
-    def introduce(self, uuid: str) -> Vdi:
-        """Adopt one disk that was laid here whole, with all that it stands on.
+    def introduce(self, uuid: str) -> list[Vdi]:
+        """Adopt one disk that was laid here whole; give it and all that it stands on.
+
+        Only these files are read, however many there are.
 
         Raises:
             BackendError: VDI_MISSING; VDI_NOT_MANAGED, it is hidden; SR_BACKEND_FAILURE_46 with
@@ -265,19 +278,26 @@ class FileRepository:
             chain = open_chain(self._files, file_of(uuid), depth_max=self._depth_max)
             try:
                 check_writable(chain.leaf)
+                return list_chain(chain, self._space.used_bytes())
             finally:
                 chain.close()
-        return self.get(uuid)
 
     def usage(self) -> SrUse:
         """Tell what the repository holds and has room for."""
         with self._turn():
+            return self._usage(self._take())
+
+    def contents(self) -> tuple[dict[str, Vdi], SrUse]:
+        """Tell of all disks, and what they take: ``scan`` and ``usage`` in one look."""
+        with self._turn():
             found = self._take()
-            used = sum(self._space.used_bytes().values())
-            # What others have in the same file system is no room of ours.
-            size = used + self._space.spare_bytes()
+            return compare(found, ()).vdis, self._usage(found)
+
+    def _usage(self, found: Inventory) -> SrUse:
+        used = sum(self._space.used_bytes().values())
         return SrUse(
-            physical_size_bytes=size,
+            # What others have in the same file system is no room of ours.
+            physical_size_bytes=used + self._space.spare_bytes(),
             physical_utilisation_bytes=used,
             virtual_allocation_bytes=sum(
                 vdi.size_bytes for vdi in found.vdis.values() if not vdi.is_hidden
@@ -360,6 +380,29 @@ class FileRepository:
         """Write a stream over a disk's first bytes, growing it if need be; tell how many."""
         with self.writing(uuid) as disk:
             return write_raw(disk, chunks)
+
+    def export_vhd(self, uuid: str, stream: Writable, *, base: str = "") -> None:
+        """Write a disk as a VHD, or as the one that makes it of ``base``.
+
+        Raises:
+            BackendError: VDI_IN_USE, either is written to; SR_BACKEND_FAILURE_46, the base is the
+                larger.
+        """
+        with self.reading(uuid) as chain:
+            if not base:
+                write_vhd(chain, None, stream, world=self._world)
+                return
+            with self.reading(base) as other:
+                write_vhd(chain, other, stream, world=self._world)
+
+    def import_vhd(self, uuid: str, stream: Readable) -> int:
+        """Write a VHD stream onto a disk, growing it if need be; tell the stream's virtual size.
+
+        Raises:
+            BackendError: VDI_IO_ERROR, it is no sound VHD.
+        """
+        with self.writing(uuid) as disk:
+            return read_vhd(disk, stream)
 
     def collect(self, *, bytes_max: int = ACTIVATION_BYTES) -> Collected:
         """Remove garbage and shorten chains, up to so many bytes; callers' work goes first.
