@@ -241,6 +241,54 @@ def test_changes_of_a_commit_whose_answer_was_lost_go_up_as_others_do(nodes):
     nodes.play(scenario)
 
 
+def test_a_cell_whose_database_is_restored_hears_of_it_from_its_parent(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.write("c1", "a", value="kept")
+            await tree.settle()
+            database = tree.databases["c1"]
+            copy = database._connection.serialize()
+            await tree.write("c1", "a", value="lost")
+            await tree.write("c1", "b", value="lost")
+            await tree.settle()
+            # Under a process and a link that go on: nobody begins anew.
+            database._connection.deserialize(copy)
+            await tree.settle(timeout_s=200)
+            assert tree.nodes["c1"].counts["epochs_begun"] == 1
+            assert (await tree.thing("c1", "a", at="api")).value == "kept"
+            assert await tree.thing("c1", "b", at="api") is None
+            await tree.write("c1", "a", value="after")
+            await tree.settle()
+            assert (await tree.thing("c1", "a", at="api")).value == "after"
+
+    nodes.play(scenario)
+
+
+@pytest.mark.parametrize("cell", ["r1", "api"])
+def test_a_parent_whose_database_is_restored_has_its_rows_again(nodes, cell):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.write("c1", "a", value="old")
+            await tree.settle()
+            database = tree.databases[cell]
+            copy = database._connection.serialize()
+            await tree.write("c1", "a", value="new")
+            await tree.write("c1", "b", value="new")
+            await tree.settle()
+            database._connection.deserialize(copy)
+            # Nobody writes anything: a comparison is what tells.
+            await tree.until(tree.is_settled, timeout_s=200)
+            for subject in ("a", "b"):
+                assert (await tree.thing("c1", subject, at=cell)).value == "new"
+                assert (await tree.thing("c1", subject, at="api")).value == "new"
+
+    nodes.play(scenario)
+
+
 def test_an_intent_of_a_commit_whose_answer_was_lost_is_sent_on(nodes):
     def order_unheard(tx, node):
         nodes.order(node, tx, "a", "power")

@@ -69,6 +69,37 @@ def test_a_build_that_comes_together_with_its_fence_keeps_nothing_reserved(nodes
     nodes.play(scenario)
 
 
+def test_an_old_build_that_comes_beside_a_new_one_takes_nothing_from_it(nodes):
+    def intent(ident, kind=BUILD, **params):
+        return Intent(
+            id=ident,
+            subject="a",
+            number=1 if kind == BUILD else 0,
+            kind=kind,
+            body=msgspec.msgpack.encode(params),
+            wanted=Wanted(ram_mib=nodes.RAM_MIB, vcpus=1, disk_gib=1, project_id="p"),
+            created_at=1_700_000_000.0,
+        )
+
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, SHAPE) as tree:
+            await tree.start()
+            await tree.ready()
+            leaf = tree.nodes["c1"].executor
+            old, new = intent("b.1", what="a"), intent("b.2", what="a")
+            await nodes.say(
+                tree, "r1", "c1", messages.Intents([old, intent("f", FENCE, build="b.1")])
+            )
+            await asyncio.sleep(1)
+            assert leaf.held == set()
+            await nodes.say(tree, "r1", "c1", messages.Intents([old, new]))
+            await asyncio.sleep(1)
+            assert (await tree.thing("c1", "a")).build == "b.2"
+            assert leaf.held == {"a"}, "what is promised is held"
+
+    nodes.play(scenario)
+
+
 def test_a_yes_whose_commit_went_unanswered_keeps_nothing_reserved(nodes):
     def lose_answer_to(database, function):
         """Have the first commit of a function be done, and its caller not hear of it."""

@@ -21,6 +21,7 @@ from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 from xenith.core.clock import ManualClock
+from xenith.core.errors import NotFound
 from xenith.core.ids import CellId, Ids
 from xenith.core.units import GIB
 from xenith.core.world import World
@@ -66,6 +67,9 @@ class Images:
 
     def __init__(self) -> None:
         self.trouble: Exception | None = None
+        #: Properties of servers' images without bytes, and bytes of those that are whole.
+        self.queued: dict[str, dict[str, Any]] = {}
+        self.stored: dict[str, bytes] = {}
         self.info = SimpleNamespace(
             id=IMAGE_ID,
             name="image",
@@ -80,6 +84,33 @@ class Images:
 
     def find_image(self, _tx: Tx, image_id: str, _who: Principal) -> Any:
         return self.info if image_id == IMAGE_ID else None
+
+    def add_snapshot(self, tx: Tx, **described: Any) -> str:
+        image_id = tx.world.ids.uuid()
+        tx.on_commit(lambda: self.queued.update({image_id: described}))
+        return image_id
+
+    def drop_snapshot(self, tx: Tx, image_id: str) -> None:
+        tx.on_commit(lambda: self.queued.pop(image_id, None))
+
+    def find_imaged(self, _tx: Tx, image_id: str) -> str | None:
+        return self.queued[image_id]["properties"]["instance_uuid"]
+
+    async def store_image(
+        self, image_id: str, chunks: AsyncIterator[bytes], *, rotation: int | None = None
+    ) -> None:
+        data = b""
+        async for chunk in chunks:
+            data += chunk
+            if self.trouble is not None:
+                raise self.trouble
+        if image_id not in self.queued and image_id not in self.stored:
+            raise NotFound(f"image {image_id} is gone")
+        self.queued.pop(image_id, None)
+        self.stored[image_id] = data
+
+    async def drop_image(self, image_id: str) -> None:
+        self.queued.pop(image_id, None)
 
     async def open_image(self, _image_id: str) -> AsyncIterator[bytes]:
         yield bytes(2**19)
@@ -220,6 +251,11 @@ class SmallCloud:
         request_id = self._request_id()
         await self.compute.resizes.resize(WHO, server_id, flavor, request_id=request_id)
         return request_id
+
+    async def image(self, server_id: str, name: str = "mine") -> str:
+        return await self.compute.images.create(
+            WHO, server_id, name=name, metadata={}, request_id=self._request_id()
+        )
 
     async def confirm_resize(self, server_id: str) -> str:
         request_id = self._request_id()

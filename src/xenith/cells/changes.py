@@ -61,7 +61,7 @@ cursors = sa.Table(
 _SELF = {"id": 1}
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
     """How far an origin's changes are known: all up to ``number`` of ``epoch``."""
 
     epoch: int = 0

@@ -371,7 +371,12 @@ class ChildLink:
                 return self._node.changes.place(tx, origin), self._node.changes.hashes(tx, origin)
 
             place, hashes = await self._node.db.read(read)
-            if place != message.place or root_of(hashes) == root_of(message.hashes):
+            if place != message.place:
+                # One of the two has lost commits, or is about to go on: the origin's side knows
+                # which, and what to do, when it hears how far this is.
+                self.link.post(ChangesAck(origin, place))
+                continue
+            if root_of(hashes) == root_of(message.hashes):
                 continue
             differing = [
                 bucket

@@ -7,7 +7,8 @@ something sends it again from rows. Every buffer has a limit, and what does not 
 counted. Messages wait a little for others, so that a busy link sends few frames and not many.
 
 A session begins when each side has heard the other's hello; a frame names both sessions, so those
-of an earlier run are refused.
+of an earlier run are refused. A hello of an earlier run may come late and take the session with it:
+who is spoken to in another session than its own says hello again, and the one that lives is heard.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Link:
         self._peer_session = ""
         self._sequence = 0
         self._is_open = False
+        #: Whether the peer speaks in another session than this side does.
+        self._is_astray = False
         self._outgoing: dict[Priority, deque[bytes]] = {each: deque() for each in Priority}
         self._incoming: dict[Priority, deque[Any]] = {each: deque() for each in Priority}
         self._has_outgoing = asyncio.Event()
@@ -170,7 +173,8 @@ class Link:
 
     async def _greet_until_answered(self) -> None:
         while True:
-            if not self._is_open:
+            if not self._is_open or self._is_astray:
+                self._is_astray = False
                 try:
                     await self._say_hello()
                 except XenithError as error:
@@ -215,6 +219,7 @@ class Link:
         ):
             # Of an earlier run of either side, or before this one was heard.
             self.counts["old_session"] += 1
+            self._is_astray = True
             return
         try:
             bodies = _decode_body(frame.body)
@@ -277,8 +282,7 @@ class Link:
             if session != self._peer_session:
                 self._is_open = False
                 self._peer_session = session
-                for waiting in self._outgoing.values():
-                    waiting.clear()
+                self._forget_waiting()
             if hello.heard == self._session and not self._is_open:
                 self._is_open = True
                 self.version = version
@@ -289,8 +293,21 @@ class Link:
                     # Half begun is not begun: the next hello begins again.
                     self._is_open = False
                     raise
-            if not hello.is_open:
+            if not hello.is_open or hello.heard != self._session:
                 await self._say_hello()
+
+    def _forget_waiting(self) -> None:
+        """Drop what waits of the session that has ended.
+
+        What came in of it would be handled after this side has told, in its hello, how far it is.
+        """
+        for outgoing in self._outgoing.values():
+            outgoing.clear()
+        for incoming in self._incoming.values():
+            hellos = [each for each in incoming if isinstance(each, tuple)]
+            self.counts["old_session"] += len(incoming) - len(hellos)
+            incoming.clear()
+            incoming.extend(hellos)
 
 
 _decode_body = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode

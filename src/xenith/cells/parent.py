@@ -147,14 +147,8 @@ class ParentLink:
         """Begin where the parent says that it stands with each origin."""
         self._told = None
         self._origins.clear()
+        await self._heed_losses(hello.places.get(self._node.cell_id, Place()))
         places = await self._node.db.read(self._node.changes.places)
-        own = places[self._node.cell_id]
-        told = hello.places.get(self._node.cell_id, Place())
-        if told.epoch > own.epoch or (told.epoch == own.epoch and told.number > own.number):
-            # The parent knows of commits that this database has lost.
-            self._node.counts["epochs_begun"] += 1
-            await self._node.db.run(begin_epoch, beyond=told.epoch)
-            places = await self._node.db.read(self._node.changes.places)
         for origin, place in places.items():
             if not self._is_of_this_cell(origin):
                 continue
@@ -163,6 +157,15 @@ class ParentLink:
         self._tell_digest()
         if hello.topology > self._node.topology.version:
             self.link.post(TopologyWanted())
+
+    async def _heed_losses(self, told: Place) -> None:
+        """Begin an epoch if the parent knows of commits that this database has lost."""
+        own = await self._node.db.read(self._node.changes.place, self._node.cell_id)
+        if told > own:
+            self._node.counts["epochs_begun"] += 1
+            await self._node.db.run(begin_epoch, beyond=told.epoch)
+            # Whatever this process remembers may be of those commits.
+            self._node.db.doubts += 1
 
     def _stand(self, origin: str, epoch: int, told: Place) -> None:
         number = told.number if told.epoch == epoch else 0
@@ -227,6 +230,10 @@ class ParentLink:
             state = self._origins.get(ack.origin)
             if state is None:
                 continue
+            sent = Place(state.acked.epoch, state.sent)
+            if ack.origin == self._node.cell_id and ack.place > sent:
+                # It heard of them in another session, perhaps of commits that are no more.
+                await self._heed_losses(ack.place)
             state.in_flight = max(state.in_flight - 1, 0)
             state.known_epoch = max(state.known_epoch, ack.place.epoch)
             same = ack.place.epoch == state.acked.epoch
@@ -265,7 +272,11 @@ class ParentLink:
     async def _hear_ping(self, group: list[Ping]) -> None:
         # A round trip of work: the rows are read, by the worker that intents wait for too. What is
         # told each time goes with the answer, in one frame.
-        await self._node.db.read(self._node.changes.place, self._node.cell_id)
+        own = await self._node.db.read(self._node.changes.place, self._node.cell_id)
+        known = self._origins.get(self._node.cell_id)
+        if known is not None and known.acked > own:
+            # The database is an older one than this process began with.
+            await self._heed_losses(known.acked)
         places = await self._node.places()
         topology = self._node.topology.version
         if group[-1].topology > topology:

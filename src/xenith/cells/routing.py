@@ -122,9 +122,12 @@ class Routing:
 
     async def receive(self, parent: CellId, asked: Sequence[Intent]) -> list[Verdict]:
         """Write down what a parent asks, once each, and give what is to be said of it now."""
-        plans = [self._plan(intent, parent, tried=()) for intent in asked]
-        await self._commit(plans, self._take_in)
-        return [plan.reply for plan in plans if plan.reply is not None]
+        replies: list[Verdict] = []
+        for part in _apart(asked):
+            plans = [self._plan(intent, parent, tried=()) for intent in part]
+            await self._commit(plans, self._take_in)
+            replies += [plan.reply for plan in plans if plan.reply is not None]
+        return replies
 
     def _take_in(self, tx: Tx, plans: Sequence[_Plan]) -> None:
         for plan in plans:
@@ -691,6 +694,23 @@ class Routing:
             else:
                 self._unreserve(tx, row.id)
                 rows.take_back(tx, row, gone)
+
+
+def _apart(asked: Sequence[Intent]) -> list[list[Intent]]:
+    """Part what was asked so that no subject is in one part twice.
+
+    What one plan holds in memory for a subject, another must not rely on: it is given back if it
+    was for nothing, as when an old build comes again beside the one that was made of it.
+    """
+    parts: list[list[Intent]] = []
+    within: dict[str, int] = {}
+    for intent in asked:
+        at = within.get(intent.subject, -1) + 1
+        within[intent.subject] = at
+        if at == len(parts):
+            parts.append([])
+        parts[at].append(intent)
+    return parts
 
 
 def _no(intent: Intent, reason: str) -> Verdict:

@@ -20,6 +20,7 @@ from xenith.cells.changes import cell_self
 from xenith.cells.intents import Intent, Verdict
 from xenith.cells.keys import CellKey
 from xenith.compute.hosts import CellHosts
+from xenith.compute.imaging import IMAGE, accept_image
 from xenith.compute.neighbours import ImageSource
 from xenith.compute.operations.context import Seal
 from xenith.compute.reconcilers import ClaimReconciler, LeftoverReconciler, PowerReconciler
@@ -39,6 +40,7 @@ from xenith.compute.resizing import (
 )
 from xenith.compute.sagas.build import BUILD, placement_request
 from xenith.compute.sagas.delete import DELETE
+from xenith.compute.sagas.image import IMAGE_SAGA
 from xenith.compute.sagas.power import POWER, write_power_found
 from xenith.compute.sagas.resize import RESIZE_SAGA, REVERT_SAGA
 from xenith.compute.sagas.run import RUN
@@ -62,7 +64,9 @@ REQUESTS_KEPT_MAX = 2000
 WRITE_AGAIN_S = 1.0
 
 
-SAGAS = {each.name: each for each in (BUILD, DELETE, POWER, RUN, RESIZE_SAGA, REVERT_SAGA)}
+SAGAS = {
+    each.name: each for each in (BUILD, DELETE, IMAGE_SAGA, POWER, RUN, RESIZE_SAGA, REVERT_SAGA)
+}
 
 
 class _Reserved(msgspec.Struct, frozen=True):
@@ -93,6 +97,7 @@ class ComputeCell:
         self.world = world
         self.cell_id = cell_id
         self.seal = seal
+        self.images = images
         self._key = key
         self.hosts = CellHosts(
             db,
@@ -243,6 +248,8 @@ class ComputeCell:
             case kind if kind in SIZES:
                 grown = prepared if isinstance(prepared, Grown) else Grown()
                 return accept_size(self, tx, intent, row, grown)
+            case kind if kind == IMAGE:
+                return accept_image(self, tx, intent, row)
             case "power":
                 self._accept_power(tx, intent)
             case "reset-state":
@@ -437,7 +444,7 @@ class ComputeCell:
             self._let_go(tx, intent.subject, row.build)
             return
         self.take(tx, intent, task_state="deleting")
-        for kind in ("build", "power", "run", RESIZE, REVERT_RESIZE):
+        for kind in ("build", "power", "run", IMAGE, RESIZE, REVERT_RESIZE):
             saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
             tx,

@@ -35,13 +35,40 @@ class ImageInfo(Protocol):
 
 
 class ImageSource(Protocol):
-    """The image service, seen from a build."""
+    """The image service, seen from a server's life."""
 
     def find_image(self, tx: Tx, image_id: str, principal: Principal) -> ImageInfo | None:
         """Find an image that a caller may use. Transaction function."""
 
     def open_image(self, image_id: str) -> AsyncIterator[bytes]:
         """Stream an image's bytes as they are stored."""
+
+    def add_snapshot(
+        self,
+        tx: Tx,
+        *,
+        name: str,
+        owner: str,
+        disk_format: str,
+        min_disk_gib: int,
+        min_ram_mib: int,
+        properties: dict[str, str],
+    ) -> str:
+        """Make the record of a server's image and give its id. Transaction function."""
+
+    def drop_snapshot(self, tx: Tx, image_id: str) -> None:
+        """Remove such a record if it has no bytes yet. Transaction function."""
+
+    def find_imaged(self, tx: Tx, image_id: str) -> str | None:
+        """Find the server of which an image is to be made. Transaction function."""
+
+    async def store_image(
+        self, image_id: str, chunks: AsyncIterator[bytes], *, rotation: int | None = None
+    ) -> None:
+        """Store the bytes of a server's image; all or nothing. Safe to repeat."""
+
+    async def drop_image(self, image_id: str) -> None:
+        """Remove a server's image that came to nothing. Safe to repeat."""
 
 
 class FixedAddress(Protocol):

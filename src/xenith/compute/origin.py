@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from xenith.cells import intents as kinds
 from xenith.cells.intents import Intent, Verdict
+from xenith.compute.imaging import IMAGE
 from xenith.compute.neighbours import Networking
 from xenith.compute.operations.context import Context
 from xenith.compute.projection import apply_change, end_resize, end_server
@@ -70,6 +71,9 @@ class ComputeOrigin:
         if verdict.answer == kinds.DONE:
             # What comes of it travels up as changes.
             return
+        if intent.kind == IMAGE:
+            # No cell makes it.
+            self._context().images.drop_snapshot(tx, intent.params["image_id"])
         server = tx.find(servers, id=intent.subject)
         if server is None or server.deleted_at is not None:
             if (intent.kind, verdict.answer) == (kinds.BUILD, kinds.YES):

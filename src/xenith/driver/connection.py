@@ -8,8 +8,8 @@ looks at what the host has before anything else is asked of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from math import isfinite
 from typing import Any
 
@@ -160,8 +160,30 @@ class HostConnection:
             raise self._away(error) from error
         finally:
             if is_tracked:
-                with suppress(XapiFault, Unavailable):
+                with contextlib.suppress(XapiFault, Unavailable):
                     await self.call("task.destroy", task)
+
+    async def export_vdi(
+        self, vdi_ref: str, *, disk_format: str, base_ref: str = ""
+    ) -> AsyncGenerator[bytes]:
+        """Give a disk's bytes piece by piece, or what it has beyond ``base_ref``.
+
+        Raises:
+            XapiFault: the host refuses.
+            Unavailable: the host does not give them, or not to the end.
+        """
+        try:
+            stream = self.session.export_raw_vdi(
+                vdi_ref,
+                disk_format=disk_format,
+                base_ref=base_ref,
+                timeout_s=XAPI_CALL_TIMEOUT_S,
+            )
+            async with contextlib.aclosing(stream) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except Unavailable as error:
+            raise self._away(error) from error
 
     async def call_patiently(self, method: str, *params: Any) -> Any:
         """Call a method, again and again for a while when something else holds the object.

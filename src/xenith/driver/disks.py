@@ -40,7 +40,7 @@ class Disks:
             return
         with self._inventory.begin(name) as was_begun:
             if was_begun:
-                held.root = await self._find(name)
+                held.root = await self.find(name)
             if held.root is None:
                 held.root = await self._clone(spec, name)
 
@@ -85,7 +85,7 @@ class Disks:
         name = config_name(spec.instance_id)
         with self._inventory.begin(name) as was_begun:
             if was_begun and held.config is None:
-                held.config = await self._find(name)
+                held.config = await self.find(name)
             if held.config is None:
                 record = {
                     "name_label": name,
@@ -129,17 +129,18 @@ class Disks:
         """Remove the root disk. Safe to repeat."""
         name = root_name(instance_id)
         held = self._inventory.held(instance_id)
-        await self._delete(name, held.root)
+        await self.delete_named(name, held.root)
         held.root = None
 
     async def delete_config(self, instance_id: str) -> None:
         """Remove the config drive. Safe to repeat."""
         name = config_name(instance_id)
         held = self._inventory.held(instance_id)
-        await self._delete(name, held.config)
+        await self.delete_named(name, held.config)
         held.config, held.is_config_whole = None, False
 
-    async def _delete(self, name: str, known: str | None) -> None:
+    async def delete_named(self, name: str, known: str | None) -> None:
+        """Remove a disk, and all of its name if it may have been made without our knowing."""
         refs = [] if known is None else [known]
         if self._inventory.is_begun(name):
             refs = sorted({*refs, *await self._line.call("VDI.get_by_name_label", name)})
@@ -155,7 +156,8 @@ class Disks:
             if fault.code not in GONE:
                 raise
 
-    async def _find(self, name: str) -> str | None:
+    async def find(self, name: str) -> str | None:
+        """Find a disk by its name on the host."""
         found: list[str] = await self._line.call("VDI.get_by_name_label", name)
         return min(found, default=None)
 

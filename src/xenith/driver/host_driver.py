@@ -7,7 +7,8 @@ here as one of our errors, with the host's name in it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from xenith.core.errors import NotFound, XenithError
@@ -24,6 +25,7 @@ from xenith.driver.image_cache import ImageCache, OpenImage
 from xenith.driver.inventory import Inventory
 from xenith.driver.names import instance_of, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
+from xenith.driver.snapshots import Snapshots
 from xenith.driver.vm_spec import VmSpec
 from xenith.driver.vms import Vms
 
@@ -62,6 +64,7 @@ class HostDriver:
         )
         self._images = ImageCache(self._line, self._inventory, open_image, self._tasks)
         self._disks = Disks(self._line, self._inventory, self._images)
+        self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
 
     # -- the host
@@ -149,9 +152,30 @@ class HostDriver:
         with self._spoken("remove the server", instance_id):
             await self._vms.delete(instance_id)
             await asyncio.gather(
-                self._disks.delete_root(instance_id), self._disks.delete_config(instance_id)
+                self._disks.delete_root(instance_id),
+                self._disks.delete_config(instance_id),
+                self._snapshots.delete(instance_id),
             )
         self._inventory.forget(instance_id)
+
+    # -- images of a server
+
+    async def take_snapshot(self, instance_id: str, image_id: str) -> None:
+        """Keep the root disk as it is now, for an image. Safe to repeat."""
+        with self._spoken("snapshot the root disk", instance_id):
+            await self._snapshots.take(instance_id, image_id)
+
+    async def read_snapshot(self, instance_id: str) -> AsyncGenerator[bytes]:
+        """Give the snapshot as a VHD that stands alone, piece by piece."""
+        with self._spoken("give the snapshot", instance_id):
+            async with contextlib.aclosing(self._snapshots.read(instance_id)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def delete_snapshot(self, instance_id: str) -> None:
+        """Remove the snapshot. Safe to repeat."""
+        with self._spoken("remove the snapshot", instance_id):
+            await self._snapshots.delete(instance_id)
 
     # -- a server's life
 

@@ -20,6 +20,7 @@ from xenith.driver.names import (
     is_complete_image,
     is_stray,
     root_name,
+    snapshot_name,
 )
 from xenith.driver.power import WORDS
 
@@ -37,11 +38,14 @@ class Held:
     config: str | None = None
     #: Whether the config drive's bytes are in it, as far as this process put them there.
     is_config_whole: bool = False
+    #: The root disk as it was when an image of it was asked for.
+    snapshot: str | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing."""
-        return self.vm is None and self.root is None and self.config is None
+        disks = (self.root, self.config, self.snapshot)
+        return self.vm is None and not any(disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Inventory:
     def has(self, instance_id: str, ref: str) -> bool:
         """Tell whether an object is known to be the instance's."""
         held = self.instances.get(instance_id)
-        return held is not None and ref in (held.vm, held.root, held.config)
+        return held is not None and ref in (held.vm, held.root, held.config, held.snapshot)
 
     def settle(self, *names: str) -> None:
         """Say that the host was asked, so that no end is unknown."""
@@ -154,7 +158,7 @@ class Inventory:
         two, the one that a VM has is kept.
         """
         for held in self.instances.values():
-            held.root = held.config = None
+            held.root = held.config = held.snapshot = None
         self.images.clear()
         strays: list[str] = []
         for ref, record in sorted(records.items(), key=lambda item: not item[1]["VBDs"]):
@@ -175,6 +179,8 @@ class Inventory:
             held.root = ref
         elif name == config_name(instance_id) and held.config is None:
             held.config, held.is_config_whole = ref, False
+        elif name == snapshot_name(instance_id) and held.snapshot is None:
+            held.snapshot = ref
         else:
             return False
         return True

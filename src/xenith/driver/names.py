@@ -17,10 +17,14 @@ IMAGE_KEY = "xenith-image"
 #: Holds the image's own VDI uuid once its import is done: a clone has the key, not the uuid.
 COMPLETE_KEY = "xenith-image-complete"
 
-_VM, _ROOT, _CONFIG, _IMAGE, _NETWORK = (
+#: Holds the id of the image that a snapshot is to become.
+SNAPSHOT_KEY = "xenith-snapshot-for"
+
+_VM, _ROOT, _CONFIG, _SNAPSHOT, _IMAGE, _NETWORK = (
     "xenith-vm-",
     "xenith-root-",
     "xenith-config-",
+    "xenith-snapshot-",
     "xenith-image-",
     "xenith-",
 )
@@ -41,6 +45,11 @@ def config_name(instance_id: str) -> str:
     return _CONFIG + instance_id
 
 
+def snapshot_name(instance_id: str) -> str:
+    """Name the snapshot of an instance's root disk that is on its way to be an image."""
+    return _SNAPSHOT + instance_id
+
+
 def image_name(image_id: str) -> str:
     """Name a cached image."""
     return _IMAGE + image_id
@@ -57,7 +66,7 @@ def instance_of(name_label: str) -> str | None:
     >>> instance_of("xenith-root-" + "0" * 32) == "0" * 32, instance_of("xenith-root-x")
     (True, None)
     """
-    for prefix in (_VM, _ROOT, _CONFIG):
+    for prefix in (_VM, _ROOT, _CONFIG, _SNAPSHOT):
         if name_label.startswith(prefix):
             instance_id = name_label.removeprefix(prefix)
             return instance_id if is_uuid(instance_id) else None

@@ -14,7 +14,15 @@ from typing import Any
 import msgspec
 
 from xenith.blob import BlobStore
-from xenith.core.errors import Conflict, Exhausted, Forbidden, Invalid, NotFound, TooLarge
+from xenith.core.errors import (
+    Conflict,
+    Exhausted,
+    Forbidden,
+    Invalid,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 from xenith.core.ids import is_uuid
 from xenith.core.limits import IMAGE_BYTES_MAX, METADATA_ITEMS_MAX
 from xenith.core.log import logger
@@ -101,15 +109,20 @@ class Images:
         Raises:
             Conflict: the id is taken.
         """
-        _check_counts(new.properties, new.tags)
         if new.owner is not None and new.owner != principal.project_id and not principal.is_admin:
             raise Forbidden("You are not permitted to create images owned by another project.")
+        return await self.db.run(self._insert, new, new.owner or principal.project_id)
+
+    def _insert(self, tx: Tx, new: NewImage, owner: str | None) -> Row:
+        _check_counts(new.properties, new.tags)
         now = self._world.clock.now()
         image_id = (new.id or self._world.ids.uuid()).lower()
+        if tx.find(images, id=image_id) is not None:
+            raise Conflict(f"Image ID {image_id} already exists!")
         row = {
             **msgspec.structs.asdict(new),
             "id": image_id,
-            "owner": new.owner or principal.project_id,
+            "owner": owner,
             "tags": sorted(set(new.tags)),
             "status": "queued",
             "size": None,
@@ -119,14 +132,8 @@ class Images:
             "created_at": now,
             "updated_at": now,
         }
-
-        def insert(tx: Tx) -> Row:
-            if tx.find(images, id=image_id) is not None:
-                raise Conflict(f"Image ID {image_id} already exists!")
-            tx.insert(images, row)
-            return tx.get(images, id=image_id)
-
-        return await self.db.run(insert)
+        tx.insert(images, row)
+        return tx.get(images, id=image_id)
 
     async def show(self, principal: Principal, image_id: str) -> Row:
         """Get an image that the caller may see."""
@@ -199,7 +206,18 @@ class Images:
         if size_bytes is not None and size_bytes > IMAGE_BYTES_MAX:
             raise TooLarge(f"An image may have at most {IMAGE_BYTES_MAX} bytes.")
         row = await self.db.run(self._begin_upload, principal, image_id)
-        inspector = Inspector(row.disk_format)
+        await self._fill(image_id, row.disk_format, chunks, size_bytes=size_bytes)
+
+    async def _fill(
+        self,
+        image_id: str,
+        disk_format: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        size_bytes: int | None,
+    ) -> None:
+        """Store the bytes of an image whose status is saving."""
+        inspector = Inspector(disk_format)
         digests = hashlib.md5(usedforsecurity=False), hashlib.sha512()
         try:
             await self._store.write(image_id, _watched(chunks, inspector, digests))
@@ -306,6 +324,97 @@ class Images:
     def open_image(self, image_id: str) -> AsyncIterator[bytes]:
         """Give an image's bytes as they are stored, to a host that builds from it."""
         return self._store.read(image_id)
+
+    # -- images of servers
+
+    def add_snapshot(
+        self,
+        tx: Tx,
+        *,
+        name: str,
+        owner: str,
+        disk_format: str,
+        min_disk_gib: int,
+        min_ram_mib: int,
+        properties: dict[str, str],
+    ) -> str:
+        """Make the record of a server's image, queued for its bytes. Transaction function.
+
+        Raises:
+            Exhausted: it has too many properties.
+        """
+        image = NewImage(
+            name=name,
+            visibility="private",
+            disk_format=disk_format,
+            container_format="bare",
+            min_disk=min_disk_gib,
+            min_ram=min_ram_mib,
+            properties=properties,
+        )
+        return str(self._insert(tx, image, owner).id)
+
+    def drop_snapshot(self, tx: Tx, image_id: str) -> None:
+        """Remove the record of a server's image that has no bytes. Transaction function."""
+        if tx.delete(images, id=image_id, status="queued") or tx.delete(
+            images, id=image_id, status="saving"
+        ):
+            tx.delete(members, image_id=image_id)
+
+    def find_imaged(self, tx: Tx, image_id: str) -> str | None:
+        """Find the server of which an image is to be, or was, made. Transaction function."""
+        row = tx.find(images, id=image_id)
+        return None if row is None else row.properties.get("instance_uuid")
+
+    async def store_image(
+        self, image_id: str, chunks: AsyncIterator[bytes], *, rotation: int | None = None
+    ) -> None:
+        """Store the bytes of a server's image; all of them or nothing. Safe to repeat.
+
+        With ``rotation`` only so many backups of its kind are kept, the newest ones.
+
+        Raises:
+            NotFound: the image was deleted meanwhile.
+            Unavailable: another attempt stores it, or its end is not known yet.
+            Invalid: the bytes are not what they should be.
+        """
+
+        def begin(tx: Tx) -> Row:
+            row = tx.find(images, id=image_id)
+            if row is None:
+                raise NotFound(f"Image {image_id} was deleted before it had its bytes.")
+            if row.status == "saving":
+                raise Unavailable(f"image {image_id} is being stored")
+            if row.status == "queued":
+                tx.update(images, {"id": image_id}, status="saving")
+            return row
+
+        row = await self.db.run(begin)
+        if row.status == "queued":
+            await self._fill(image_id, row.disk_format, chunks, size_bytes=None)
+        if rotation is not None:
+            for old in await self.db.run(self._rotate, image_id, rotation):
+                await self._store.delete(old)
+
+    async def drop_image(self, image_id: str) -> None:
+        """Remove a server's image that came to nothing. Safe to repeat."""
+        await self.db.run(self.drop_snapshot, image_id)
+
+    def _rotate(self, tx: Tx, image_id: str, rotation: int) -> list[str]:
+        """Remove the records of old backups beside one; give the ids."""
+        row = tx.find(images, id=image_id)
+        if row is None:
+            return []
+        named = ("instance_uuid", "image_type", "backup_type")
+        wanted = ImageFilter(
+            columns={"owner": (row.owner,), "status": ("active",)},
+            properties={name: row.properties[name] for name in named if name in row.properties},
+        )
+        gone: list[str] = records.list_newest(tx, wanted)[rotation:]
+        for old in gone:
+            tx.delete(members, image_id=old)
+            tx.delete(images, id=old)
+        return gone
 
     # -- members
 

@@ -125,6 +125,13 @@ def list_images(tx: Tx, wanted: ImageFilter, page: Page, principal: Principal) -
     return tx.all(statement.limit(page.limit + 1))
 
 
+def list_newest(tx: Tx, wanted: ImageFilter) -> list[str]:
+    """List the ids of all images that are wanted, whoever sees them, the newest first."""
+    statement = sa.select(images.c.id).where(*_matching(wanted))
+    ordered = statement.order_by(images.c.created_at.desc(), images.c.id.desc())
+    return [row.id for row in tx.all(ordered)]
+
+
 def _after(tx: Tx, page: Page) -> Any:
     columns = [SORT_COLUMNS[name].label("s_" + name) for name, _ in page.sort]
     marker = tx.first(sa.select(*columns).where(images.c.id == page.marker))
@@ -142,8 +149,11 @@ def _after(tx: Tx, page: Page) -> Any:
 
 
 def _conditions(wanted: ImageFilter, principal: Principal) -> list[Any]:
-    conditions: list[Any] = [images.c.os_hidden == wanted.is_hidden]
-    conditions.append(_seen(wanted, principal))
+    return [images.c.os_hidden == wanted.is_hidden, _seen(wanted, principal), *_matching(wanted)]
+
+
+def _matching(wanted: ImageFilter) -> list[Any]:
+    conditions: list[Any] = []
     for name, values in wanted.columns.items():
         column = images.c[name]
         conditions.append(sa.or_(*[column == value for value in values]))

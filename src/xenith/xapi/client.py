@@ -7,6 +7,7 @@ heard the call is then unknown, so calls are repeated by those who know that the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Mapping
 from typing import cast
@@ -16,10 +17,13 @@ import httptools
 
 from xenith.core.errors import Invalid, Unavailable
 from xenith.core.limits import XAPI_ANSWER_BYTES_MAX
-from xenith.xapi.wire import Reply
+from xenith.xapi.wire import Reply, StreamedBody
 
 #: Seconds that a connection is kept without a call: fifty thousand hosts are not always in use.
 IDLE_S = 3.0
+
+#: Seconds that a host may let pass between two pieces of a body.
+STALL_S = 120.0
 
 #: A body whole, or its bytes as they come.
 Body = bytes | AsyncIterator[bytes]
@@ -32,6 +36,9 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", None)
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Reply] | None = None
+        self._is_streamed = False
+        self._body: StreamedBody | None = None
+        self._has_ended = False
         self._writable = asyncio.Event()
         self._writable.set()
         self.is_usable = True
@@ -48,11 +55,18 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def eof_received(self) -> None:
+        self._has_ended = True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._body is not None and not self._body.is_done:
+            # A body without a length ends with the connection, unless that is broken.
+            is_whole = self._has_ended and error is None and not self._has_length
+            self._body.finish(None if is_whole else ConnectionResetError("the host hung up"))
         self._fail(ConnectionResetError("the host hung up"))
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.done():
+        if self._body is None and (self._answer is None or self._answer.done()):
             # Bytes that nobody asked for: the next answer could not be told from them.
             self.close()
             return
@@ -69,12 +83,27 @@ class _Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._size = 0
         self._media = ""
+        self._has_length = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
+        name = name.lower()
+        if name == b"content-type":
             self._media = value.decode("latin-1")
+        elif name in (b"content-length", b"transfer-encoding"):
+            self._has_length = True
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._is_streamed and status == 200 and self._answer is not None:
+            self._body = StreamedBody(self._transport)
+            if not self._answer.done():
+                reply = Reply(status, media_type=self._media, pieces=self._body.chunks())
+                self._answer.set_result(reply)
 
     def on_body(self, body: bytes) -> None:
+        if self._body is not None:
+            self._body.feed(body)
+            return
         self._size += len(body)
         if self._size > XAPI_ANSWER_BYTES_MAX:
             self._pieces.clear()
@@ -88,6 +117,9 @@ class _Connection(asyncio.Protocol):
             return
         if not self._parser.should_keep_alive():
             self.is_usable = False
+        if self._body is not None:
+            self._body.finish()
+            return
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Reply(status, b"".join(self._pieces), self._media))
 
@@ -95,6 +127,8 @@ class _Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self.close()
+        if self._body is not None and not self._body.is_done:
+            self._body.finish(error)
         self._writable.set()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
@@ -104,7 +138,10 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def exchange(self, head: bytes, body: Body, size_bytes: int | None) -> Reply:
+    async def exchange(
+        self, head: bytes, body: Body, size_bytes: int | None, *, is_streamed: bool = False
+    ) -> Reply:
+        self._is_streamed = is_streamed
         self._answer = asyncio.get_running_loop().create_future()
         try:
             if isinstance(body, bytes):
@@ -189,11 +226,8 @@ class HttpClient:
         """
         size = len(body) if isinstance(body, bytes) else size_bytes
         length = "transfer-encoding: chunked" if size is None else f"content-length: {size}"
-        extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        head = (
-            f"{method} {target} HTTP/1.1\r\nhost: {self._authority}\r\n"
-            f"content-type: {media_type}\r\n{length}\r\n{extra}\r\n"
-        ).encode("latin-1")
+        fields = {"content-type": media_type, **(headers or {})}
+        head = self._head(method, target, fields, length)
         try:
             async with asyncio.timeout(timeout_s), self._places:
                 return await self._exchange(head, body, size)
@@ -201,6 +235,43 @@ class HttpClient:
             raise Unavailable(f"the host did not answer in {timeout_s:g} s") from error
         except OSError as error:
             raise Unavailable(f"the host cannot be reached: {error}") from error
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, target: str, *, timeout_s: float, headers: Mapping[str, str]
+    ) -> AsyncIterator[Reply]:
+        """Get something whose body comes piece by piece; whole where the status is not 200.
+
+        ``timeout_s`` is what the host has to begin; then it has ``STALL_S`` for each piece.
+
+        Raises:
+            Unavailable: the host does not answer, not in time, or not to the end.
+        """
+        head = self._head("GET", target, headers, "content-length: 0")
+        async with self._places:
+            connection: _Connection | None = None
+            try:
+                async with asyncio.timeout(timeout_s):
+                    connection = await self._take()
+                    reply = await connection.exchange(head, b"", 0, is_streamed=True)
+                if reply.pieces is not None:
+                    reply.pieces = _timely(reply.pieces)
+                yield reply
+            except TimeoutError as error:
+                raise Unavailable(f"the host did not answer in {timeout_s:g} s") from error
+            except OSError as error:
+                raise Unavailable(f"the host cannot be reached: {error}") from error
+            finally:
+                # What is left of the body belongs to nobody.
+                if connection is not None:
+                    connection.close()
+                    self._all.pop(connection, None)
+
+    def _head(self, method: str, target: str, fields: Mapping[str, str], length: str) -> bytes:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        return (
+            f"{method} {target} HTTP/1.1\r\nhost: {self._authority}\r\n{length}\r\n{lines}\r\n"
+        ).encode("latin-1")
 
     async def _exchange(self, head: bytes, body: Body, size_bytes: int | None) -> Reply:
         connection = await self._take()
@@ -261,3 +332,17 @@ class HttpClient:
             connection.close()
         self._all.clear()
         self._idle.clear()
+
+
+async def _timely(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(STALL_S):
+                piece = await anext(pieces, None)
+        except TimeoutError as error:
+            raise Unavailable(f"the host sent nothing for {STALL_S:g} s") from error
+        except OSError as error:
+            raise Unavailable(f"the host broke off: {error}") from error
+        if piece is None:
+            return
+        yield piece

@@ -69,8 +69,8 @@ class CutError(Exception):
 Handler = Callable[[Request], Reply | Awaitable[Reply]]
 
 
-class _Body:
-    """A streamed body between the parser and the handler."""
+class StreamedBody:
+    """A body between the parser and whoever takes it piece by piece; the sender waits for it."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -83,6 +83,7 @@ class _Body:
         self.is_done = False
 
     def feed(self, piece: bytes) -> None:
+        """Take a piece from the parser."""
         if self._is_unwanted:
             return
         self._pieces.append(piece)
@@ -93,16 +94,19 @@ class _Body:
         self._ready.set()
 
     def finish(self, error: Exception | None = None) -> None:
+        """End the body, or say why it has no end."""
         self.is_done = True
         self._error = self._error or error
         self._ready.set()
 
     def discard(self) -> None:
+        """Let what is left of the body pass."""
         self._is_unwanted = True
         self._pieces.clear()
         self._resume()
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the pieces as they come; raises what the body ended with."""
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()
@@ -142,7 +146,7 @@ class ServerConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._running: Request | None = None
         self._waiting: deque[tuple[Request | Reply, bool]] = deque()
-        self._body: _Body | None = None
+        self._body: StreamedBody | None = None
         #: The connection has ended for us; what still comes is thrown away.
         self._is_refusing = False
         self._can_write = asyncio.Event()
@@ -229,7 +233,7 @@ class ServerConnection(asyncio.Protocol):
         request = self._request()
         if self._streams(request.method, request.path):
             self._is_streamed = True
-            self._body = _Body(self._transport)
+            self._body = StreamedBody(self._transport)
             request.chunks = self._body.chunks()
             self._take(request, self._parser.should_keep_alive())
         if self._headers.get("expect", "").lower() == "100-continue":

@@ -193,6 +193,57 @@ def test_an_old_hello_that_comes_again_does_not_end_the_link_for_good(nodes):
     pair(nodes, work)
 
 
+def test_a_dead_process_that_is_heard_late_does_not_keep_the_session(nodes):
+    async def work(_simulation, bus, up, down):
+        # It had heard this run of its peer before it died, so its word is as good as a live one's.
+        hello = nodes.builtins(Hello(heard=up.link._session, is_open=True))
+        data = nodes.frame(
+            KEYS["down"],
+            sender="down",
+            receiver="up",
+            session="dead",
+            to_session="",
+            body=[hello],
+        )
+        await put(nodes, bus, data, to="up", of="down")
+        assert up.link._peer_session == "dead"
+        down.link.post(Ping(1))
+        await asyncio.sleep(3)
+        assert up.link.post(Ping(2))
+        assert down.link.post(Ping(3))
+        await asyncio.sleep(0.1)
+        assert (down.heard, up.heard) == ([Ping(2)], [Ping(3)])
+
+    pair(nodes, work)
+
+
+def test_what_waits_of_a_session_that_has_ended_is_not_handled_in_the_next(nodes):
+    async def work(simulation, bus, up, down):
+        held = asyncio.Event()
+
+        async def slow(group):
+            await held.wait()
+            down.heard += group
+
+        down.link._handlers[Heads] = slow
+        await put(nodes, bus, in_session(nodes, up, down, [nodes.builtins(Heads({}))]))
+        await put(nodes, bus, in_session(nodes, up, down, [nodes.builtins(Heads({}))]))
+        await up.link.stop()
+        again = End(simulation, bus, "up", "down")
+        await again.link.start()
+        await asyncio.sleep(0.5)
+        held.set()
+        await asyncio.sleep(3)
+        assert again.link.is_open
+        assert down.heard == [Heads({})], "and not the second"
+        assert again.link.post(Ping(3))
+        await asyncio.sleep(0.1)
+        assert down.heard == [Heads({}), Ping(3)]
+        await again.link.stop()
+
+    pair(nodes, work)
+
+
 def test_when_beginning_fails_it_is_begun_again(nodes):
     async def scenario(simulation):
         bus = nodes.Air(simulation.world("air").clock)

@@ -8,7 +8,15 @@ from typing import Any
 
 from xenith.compute.endpoints.server_view import host_id
 from xenith.compute.operations import Compute
-from xenith.compute.schemas.servers import ConsoleOutput, Lock, Reboot, ResetState, Resize
+from xenith.compute.schemas.servers import (
+    ConsoleOutput,
+    CreateBackup,
+    CreateImage,
+    Lock,
+    Reboot,
+    ResetState,
+    Resize,
+)
 from xenith.core.clock import parse_iso
 from xenith.core.errors import Invalid, NotFound
 from xenith.db import Row
@@ -89,6 +97,42 @@ async def confirm_resize(call: Call[Compute]) -> None:
 async def revert_resize(call: Call[Compute]) -> None:
     """Go back to the old flavor."""
     await call.service.resizes.revert(call.principal, call["server_id"], request_id=call.request_id)
+
+
+async def create_image(call: Call[Compute]) -> Answer:
+    """Make an image of a server."""
+    wanted: CreateImage = call.body
+    image_id = await call.service.images.create(
+        call.principal,
+        call["server_id"],
+        name=wanted.name.strip(),
+        metadata=wanted.metadata,
+        request_id=call.request_id,
+    )
+    return _image(call, image_id)
+
+
+async def create_backup(call: Call[Compute]) -> Answer:
+    """Make one more backup of a server, of which so many are kept."""
+    wanted: CreateBackup = call.body
+    rotation = int(wanted.rotation)
+    image_id = await call.service.images.back_up(
+        call.principal,
+        call["server_id"],
+        name=wanted.name.strip(),
+        backup_type=wanted.backup_type,
+        rotation=rotation,
+        metadata=wanted.metadata,
+        request_id=call.request_id,
+    )
+    # One that is not kept is nowhere.
+    return _image(call, image_id) if rotation else Answer(status=202)
+
+
+def _image(call: Call[Compute], image_id: str) -> Answer:
+    if call.at_least(2, 45):
+        return Answer({"image_id": image_id}, status=202)
+    return Answer(status=202, headers={"location": f"{call.site_url}/image/v2/images/{image_id}"})
 
 
 async def console_output(call: Call[Compute]) -> dict[str, str]:
@@ -244,6 +288,8 @@ ENDPOINTS = (
     _do("resize", resize, "servers:resize", body=Resize),
     _do("confirmResize", confirm_resize, "servers:confirm_resize", status=204),
     _do("revertResize", revert_resize, "servers:revert_resize"),
+    _do("createImage", create_image, "servers:create_image", body=CreateImage),
+    _do("createBackup", create_backup, "os-create-backup", body=CreateBackup),
     _do("lock", lock, "os-lock-server:lock", body=(((2, 73), Lock | None),)),
     _do("unlock", unlock, "os-lock-server:unlock"),
     _do("forceDelete", force_delete, "os-deferred-delete:force"),

@@ -12,6 +12,7 @@ from xenith.compute.operations.labels import ServerLabels
 from xenith.compute.operations.quotas import Quotas
 from xenith.compute.operations.resizes import Resizes
 from xenith.compute.operations.server_groups import ServerGroups
+from xenith.compute.operations.server_images import ServerImages
 from xenith.compute.operations.servers import Servers
 from xenith.compute.operations.usage import Usage
 
@@ -24,6 +25,7 @@ class Compute:
         self.servers = Servers(context)
         self.actions = ServerActions(context)
         self.resizes = Resizes(context)
+        self.images = ServerImages(context)
         self.labels = ServerLabels(context)
         self.flavors = Flavors(context)
         self.keypairs = Keypairs(context)

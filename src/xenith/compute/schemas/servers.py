@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from xenith.compute.schemas.types import Metadata, Name, Tag, Text, Uuid
+from xenith.compute.schemas.types import Count, Metadata, Name, Tag, Text, Uuid
 from xenith.core.limits import SERVER_TAGS_MAX
 from xenith.http.versioned import REQUIRED, Field, versioned
 
@@ -195,6 +195,22 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk_config: DiskConfig | msgspec.UnsetType = msgspec.field(
         name="OS-DCF:diskConfig", default=msgspec.UNSET
     )
+
+
+class CreateImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The value of the action `createImage`."""
+
+    name: Name
+    metadata: Metadata = {}
+
+
+class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The value of the action `createBackup`."""
+
+    name: Name
+    backup_type: Text
+    rotation: Count | Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}$")]
+    metadata: Metadata = {}
 
 
 class ConsoleOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -99,7 +99,9 @@ class Tenant:
             return "power", self._power
         if drawn < 0.85:
             return self._choose_of_size()
-        return ("list", self._list) if drawn < 0.93 else ("show", self._show)
+        if drawn < 0.89:
+            return "image", self._image
+        return ("list", self._list) if drawn < 0.95 else ("show", self._show)
 
     def _choose_of_size(self) -> tuple[str, Callable[[Root], Awaitable[None]]]:
         """Resize, or end a resize: what was resized is looked for first."""
@@ -191,6 +193,17 @@ class Tenant:
         )
         self._resized.remove(server_id)
         self._region.events.tell("reverted", tenant=self.name, server=server_id)
+
+    async def _image(self, root: Root) -> None:
+        server_id = self._any_server()
+        image_id = await root.service.images.create(
+            self._who,
+            server_id,
+            name="image",
+            metadata={},
+            request_id=root.world.ids.request_id(),
+        )
+        self._region.events.tell("imaged", tenant=self.name, server=server_id, image=image_id)
 
     async def _show(self, root: Root) -> None:
         server_id = self._any_server()
