@@ -1,5 +1,6 @@
 """Disks of a host: their sizes, space, who uses them, what is streamed in; and console logs."""
 
+import asyncio
 import base64
 import struct
 import zlib
@@ -76,6 +77,28 @@ async def test_a_disk_that_cannot_be_made_leaves_nothing(sim_host):
     assert found == ["SR_BACKEND_FAILURE_78", "", "no", ""]
     assert await sim_host.call("VDI.get_all") == []
     assert await sim_host.call("SR.get_VDIs", sr) == []
+
+
+async def test_a_disk_that_is_being_made_cannot_be_removed_by_who_finds_it(sim_host):
+    begun, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(operation, _subject):
+        if operation == "disk_create":
+            begun.set()
+            await may_go_on.wait()
+
+    sim_host.backend.script = hold
+    making = asyncio.ensure_future(sim_host.make_vdi("slow"))
+    await begun.wait()
+    (found,) = await sim_host.call("VDI.get_by_name_label", "slow")
+    for name, rest in (("destroy", ()), ("snapshot", ()), ("forget", ()), ("resize", (GIB,))):
+        assert (await sim_host.fault(f"VDI.{name}", found, *rest))[
+            0
+        ] == "OTHER_OPERATION_IN_PROGRESS"
+    may_go_on.set()
+    assert await making == found
+    await sim_host.call("VDI.destroy", found)
+    assert await sim_host.backend.disks() == {}
 
 
 async def test_a_raw_stream_fills_a_disk_and_counts_as_used(sim_host):

@@ -10,7 +10,7 @@ from xenith.core.errors import Invalid, Unavailable
 from xenith.core.limits import XAPI_BODY_BYTES_MAX
 from xenith.xapi import client as client_module
 from xenith.xapi.client import HttpClient
-from xenith.xapi.wire import HEADER_BYTES_MAX, Reply
+from xenith.xapi.wire import HEADER_BYTES_MAX, CutError, Reply
 
 
 def echo(request):
@@ -410,3 +410,81 @@ def test_what_is_no_address_is_refused_without_being_repeated(url):
     with pytest.raises(Invalid) as caught:
         HttpClient(url, connections_max=1)
     assert "u:p" not in str(caught.value)
+
+
+# -- answers that stream
+
+
+async def open_to(served):
+    host, port = served.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+def streaming(pieces, length=None):
+    async def answer(_request):
+        return Reply(200, media_type="x/y", pieces=pieces(), length=length)
+
+    return answer
+
+
+async def test_a_stream_of_known_length_keeps_its_connection(serve):
+    async def pieces():
+        for piece in (b"ab", b"", b"cd"):
+            yield piece
+
+    async with serve(streaming(pieces, length=4)) as served:
+        client = HttpClient(served.url, connections_max=1)
+        for _ in range(2):
+            assert (await client.request("POST", "/", b"", timeout_s=5)).body == b"abcd"
+        assert len(served.connections) == 1
+        client.close()
+
+
+async def test_a_stream_of_unknown_length_ends_with_its_connection(serve):
+    async def pieces():
+        yield b"x" * 300_000
+        yield b"end"
+
+    async with serve(streaming(pieces)) as served:
+        reader, writer = await open_to(served)
+        writer.write(call("/", b""))
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert b"content-length" not in head
+        assert body == b"x" * 300_000 + b"end"
+        writer.close()
+
+
+async def test_a_stream_that_cannot_go_on_breaks_its_connection(serve):
+    async def pieces():
+        yield b"begun"
+        raise CutError("the disk broke")
+
+    async with serve(streaming(pieces, length=100)) as served:
+        reader, writer = await open_to(served)
+        writer.write(call("/", b""))
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1000)
+        writer.close()
+
+
+async def test_a_receiver_that_is_slow_or_hangs_up_holds_the_pieces_up_or_ends_them(serve):
+    given, ended = [], asyncio.Event()
+
+    async def pieces():
+        try:
+            while True:
+                given.append(1)
+                yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    async with serve(streaming(pieces)) as served:
+        reader, writer = await open_to(served)
+        writer.write(call("/", b""))
+        await reader.readexactly(100)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert len(given) < 20, "what waits is a socket's buffers, and no more"
+        writer.transport.abort()
+        await asyncio.wait_for(ended.wait(), 5)

@@ -229,7 +229,8 @@ class SimRepository:
 
     def _chain(self, uuid: str) -> list[str]:
         chain, at = [uuid], self._disks[uuid].parent
-        while at is not None and at in self._disks:
+        # What a client wrote into a record may have led in a circle.
+        while at is not None and at in self._disks and at not in chain:
             chain.append(at)
             at = self._disks[at].parent
         return chain

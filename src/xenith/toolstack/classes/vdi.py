@@ -379,13 +379,15 @@ async def _make(
     uuid = host.objects.get("VDI", ref)["uuid"]
     # The record must be on the disk before the disk is.
     host.flush()
-    try:
-        await act(repository, uuid)
-    except BackendError:
-        await repository.destroy(uuid)
-        host.objects.delete("VDI", ref)
-        raise
-    host.objects.update("VDI", ref, location=uuid)
+    # Who finds it by its name must not remove it before it is there.
+    with host.operations.hold("VDI", ref, "create"):
+        try:
+            await act(repository, uuid)
+        except BackendError:
+            await repository.destroy(uuid)
+            host.objects.delete("VDI", ref)
+            raise
+        host.objects.update("VDI", ref, location=uuid)
     host.objects.link("SR", sr, "VDIs", ref)
     show_operations(host, ref)
     await records.refresh(host, sr)

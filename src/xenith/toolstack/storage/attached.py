@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from xenith.toolstack.backends import Repository
+from xenith.toolstack.backends import Contents, Repository
 from xenith.xapi.faults import XapiFault
 
 #: Seconds from the change that leaves something to collect to the collection: a burst of changes
@@ -20,6 +20,11 @@ class Attached:
     repository: Repository
     #: Held while the records are brought in step, so that no older view comes last.
     scanning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Looks that were asked for, and how many of them the last one that began was after.
+    asked_count: int = 0
+    begun_count: int = 0
+    #: What that look found.
+    contents: Contents | None = None
 
 
 class Storage:

@@ -28,8 +28,10 @@ Quiet = Callable[[str], contextlib.AbstractAsyncContextManager[bool]]
 
 #: Types of SR that are a directory of VHDs. Source: sm's drivers of those names.
 KINDS = ("ext", "file", "nfs")
-#: Calls of one SR at a time; a stream is one for as long as it lasts.
-THREADS_MAX = 32
+#: Calls of one SR at a time. They take turns there, so that more would only wait in a thread.
+CALLS_MAX = 8
+#: Streams and copies of one SR at a time, each for as long as it lasts.
+STREAMS_MAX = 32
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +66,9 @@ class FileSr:
         self.repository = repository
         self._size_bytes_max = size_bytes_max
         self._quiet = quiet
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="sr")
+        self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="sr call")
+        # Of their own, so that no call waits for somebody's slow line.
+        self._streams = ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="sr stream")
 
     async def has(self, vdi_uuid: str) -> bool:
         """Tell whether a disk lies here."""
@@ -105,9 +109,8 @@ class FileSr:
     async def copy(self, vdi_uuid: str, source_uuid: str, into: Repository) -> None:
         """Make a disk of another's bytes that stands on nothing."""
         if isinstance(into, FileSr):
-            await self._run(
-                partial(self.repository.copy, source_uuid, vdi_uuid, to=into.repository)
-            )
+            copy = partial(self.repository.copy, source_uuid, vdi_uuid, to=into.repository)
+            await self._run(copy, is_stream=True)
             return
         vdi = await self._run(partial(self.repository.get, source_uuid))
         await into.create(vdi_uuid, vdi.size_bytes)
@@ -128,8 +131,10 @@ class FileSr:
         """Fill a disk from a raw or VHD stream; tell the virtual size in bytes."""
         flow = Inflow(chunks)
         if disk_format == "raw":
-            return await self._run(partial(self.repository.import_raw, vdi_uuid, flow))
-        return await self._run(partial(self.repository.import_vhd, vdi_uuid, flow))
+            work = partial(self.repository.import_raw, vdi_uuid, flow)
+        else:
+            work = partial(self.repository.import_vhd, vdi_uuid, flow)
+        return await self._run(work, is_stream=True)
 
     async def read(
         self, vdi_uuid: str, disk_format: str, *, base_uuid: str = ""
@@ -143,7 +148,7 @@ class FileSr:
             for piece in self.repository.export_raw(vdi_uuid):
                 flow.write(piece)
 
-        async with contextlib.aclosing(streamed(work, self._threads)) as pieces:
+        async with contextlib.aclosing(streamed(work, self._streams)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -160,15 +165,17 @@ class FileSr:
 
     async def collect(self) -> Collected:
         """Do a bounded part of what garbage collection has to do."""
-        return await self._run(self.repository.collect)
+        return await self._run(self.repository.collect, is_stream=True)
 
     async def close(self) -> None:
         """Let the directory go, when what is being done has been."""
         await self._run(self.repository.close)
-        self._threads.shutdown(wait=False)
+        self._calls.shutdown(wait=False)
+        self._streams.shutdown(wait=False)
 
-    async def _run(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _run(self, work: Callable[[], _Result], *, is_stream: bool = False) -> _Result:
+        threads = self._streams if is_stream else self._calls
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 async def open_file_sr(

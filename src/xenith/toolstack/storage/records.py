@@ -26,12 +26,19 @@ PARENT_KEY = "vhd-parent"
 async def refresh(host: HostServer, sr: str) -> Contents | None:
     """Bring an SR's records up to date; one that is not attached is left alone.
 
-    Safe to repeat, and at any time: what changes meanwhile is told by the next.
+    Safe to repeat, and at any time: what changes meanwhile is told by the next. Of many that are
+    asked for at once, one is done.
     """
     attached = host.storage.attached.get(sr)
     if attached is None:
         return None
+    attached.asked_count += 1
+    ticket = attached.asked_count
     async with attached.scanning:
+        if attached.begun_count >= ticket:
+            # One that began after this was asked for has seen all that this is about.
+            return attached.contents
+        begun = attached.asked_count
         # Only what had a record before it was looked for can be gone, and only what had none new.
         before = {
             record["uuid"]: ref
@@ -50,6 +57,7 @@ async def refresh(host: HostServer, sr: str) -> Contents | None:
         for uuid in placed - contents.vdis.keys():
             forget(host, before[uuid])
         _tell_use(host, sr, contents)
+        attached.begun_count, attached.contents = begun, contents
         return contents
 
 

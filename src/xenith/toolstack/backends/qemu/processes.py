@@ -1,4 +1,4 @@
-"""Operating-system processes: programs that are waited for, and QEMUs that outlive us.
+"""Operating-system processes: QEMUs, and their taps, that outlive us.
 
 A QEMU is known by the ``-pidfile`` argument on its command line, which names its domain's own
 directory. A bare process id is never believed: it may have been given to another program.
@@ -13,54 +13,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from xenith.toolstack.backends import BackendError
-
-#: What qemu-img may take of the machine while it reads a tenant's bytes. Source: nova gives it
-#: 1 GiB and 30 s for looking; converting takes longer.
-TOOL_MEMORY_BYTES_MAX = 1024 * 1024 * 1024
-TOOL_CPU_S_MAX = 3600
-#: One run of a tool. A convert of the largest image at 100 MB/s stays within this.
-TOOL_TIMEOUT_S = 6 * 3600.0
-#: How much of a program's complaint goes into an error.
-COMPLAINT_BYTES_MAX = 2000
 _SECONDS_TO_DIE = 10.0
-
-
-async def run_tool(*command: str, directory: Path, timeout_s: float = TOOL_TIMEOUT_S) -> bytes:
-    """Run a program within limits of time and memory and give its output.
-
-    Raises:
-        BackendError: INTERNAL_ERROR with what it said, or SR_FULL when the disk is full.
-    """
-    limits = ["--core=0", f"--as={TOOL_MEMORY_BYTES_MAX}", f"--cpu={TOOL_CPU_S_MAX}"]
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "prlimit",
-            *limits,
-            "--",
-            *command,
-            cwd=directory,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise BackendError("INTERNAL_ERROR", f"{command[0]} does not start: {error}") from error
-    try:
-        async with asyncio.timeout(timeout_s):
-            output, complaint = await process.communicate()
-    except TimeoutError as error:
-        raise BackendError("INTERNAL_ERROR", f"{command[0]} took over {timeout_s} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        said = complaint[-COMPLAINT_BYTES_MAX:].decode(errors="replace").strip()
-        if "No space left" in said:
-            raise BackendError("SR_FULL", "", "")
-        raise BackendError("INTERNAL_ERROR", f"{command[0]}: {said or process.returncode}")
-    return output
 
 
 async def spawn_detached(
