@@ -84,6 +84,8 @@ class _Subscription:
             if name == "*":
                 self._is_all = True
                 continue
+            if not name.isidentifier() or "/" in ref:
+                raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", text[:100])
             known = BY_LOWER_NAME.get(name.lower())
             if known is None:
                 # Classes that a newer client knows and this server has none of.

@@ -1,20 +1,10 @@
-"""Hosts and their pool: what there is, how much is free, and the plugins of dom0."""
+"""Hosts and their pool: what there is, how much is free, and its plugins."""
 
 from __future__ import annotations
 
-import base64
-import zlib
-from collections.abc import Awaitable, Callable
-
-from xenith.core.limits import CONSOLE_LOG_BYTES_MAX
 from xenith.toolstack.methods import maybe, method
+from xenith.toolstack.plugins import find
 from xenith.toolstack.server import HostServer
-from xenith.xapi.faults import XapiFault
-
-#: Where a VM's record keeps its last domid, for the log of one that has ended. Source: nova.
-_LAST = "last_dom_id"
-
-Plugin = Callable[[HostServer, dict[str, str]], str | Awaitable[str]]
 
 
 @method("host.compute_free_memory", is_async=True)
@@ -56,33 +46,9 @@ async def call_plugin(
 ) -> str:
     """Run a function of a dom0 plugin. Source: XenAPI host.call_plugin."""
     host.objects.get("host", ref)
-    known = [name for name, _ in PLUGINS if name == plugin]
-    if not known:
-        raise XapiFault("XENAPI_MISSING_PLUGIN", plugin)
-    called = PLUGINS.get((plugin, function))
-    if called is None:
-        raise XapiFault(
-            "XENAPI_PLUGIN_FAILURE", function, "UnknownFunction", f"no function {function[:64]}"
-        )
-    result: str = await maybe(called(host, args))
+    called = find(plugin, function)
+    result: str = await maybe(called(host, ref, args))
     return result
-
-
-async def console_log(host: HostServer, args: dict[str, str]) -> str:
-    """Give the end of a console's log. Source: dom0 plugin `console`, get_console_log."""
-    domid = args.get("dom_id", "")
-    vms = host.objects.all("VM").values()
-    found = [record for record in vms if record["domid"] > 0 and str(record["domid"]) == domid]
-    found = found or [record for record in vms if record["other_config"].get(_LAST) == domid]
-    # A domid that two VMs claim names neither: a log must not go to another's owner.
-    if len(found) != 1:
-        raise XapiFault("XENAPI_PLUGIN_FAILURE", "get_console_log", "NoSuchDomain", domid)
-    data = await host.backend.console_log(found[0]["uuid"], CONSOLE_LOG_BYTES_MAX)
-    return base64.b64encode(zlib.compress(data)).decode()
-
-
-#: Plugins as functions, by plugin and function.
-PLUGINS: dict[tuple[str, str], Plugin] = {("console", "get_console_log"): console_log}
 
 
 def free_memory_bytes(host: HostServer) -> int:
