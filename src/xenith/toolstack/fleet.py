@@ -7,19 +7,25 @@ real ones are found by their backend.
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
-from xenith.toolstack.backends import Backend, DomainState
+from xenith.toolstack.backends import Backend, DomainListener, DomainState
+from xenith.toolstack.backends.live import LiveBackend
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.classes import table
-from xenith.toolstack.classes.vm import adopt, changed_by_itself, spec
+from xenith.toolstack.classes.lifecycle import adopt, changed_by_itself
+from xenith.toolstack.classes.live import guest_wrote
+from xenith.toolstack.classes.vm import spec
+from xenith.toolstack.furnishing import furnish, move_in
 from xenith.toolstack.journal import Entry, Journal
 from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import VOLATILE, Objects, Record
+from xenith.toolstack.pool import Pool
+from xenith.toolstack.roles import Account
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
 from xenith.toolstack.transfer import TRANSFERS
@@ -69,7 +75,9 @@ class Fleet:
         self._event_batch_s = event_batch_s
         self._journal = None if directory is None else Journal(directory / "journal")
         self._found: dict[str, dict[tuple[str, str], Record]] | None = None
-        self._ports: dict[str, int] = {}
+        #: Where each host is: its port, whose database it shares, its record there.
+        self._ports: dict[str, dict[str, Any]] = {}
+        self._pools: dict[str, Pool] = {}
         #: Not while hosts are being read from it.
         self._may_rewrite = False
         self.hosts: dict[str, HostServer] = {}
@@ -81,6 +89,7 @@ class Fleet:
         backend: Backend,
         *,
         password: str,
+        accounts: Mapping[str, Account] | None = None,
         listen: str = "127.0.0.1",
         port: int = 0,
     ) -> HostEndpoint:
@@ -93,12 +102,14 @@ class Fleet:
         if name in self.hosts:
             raise Conflict(f"the fleet has a host named {name}", name=name)
         half_made: list[str] = []
-        found = self._read().pop(name, {})
-        self._ports.setdefault(name, found.pop((_ADDRESS, ""), {}).get("port", 0))
-        objects = Objects(self._world, keep=self._keeper(name))
+        self._read()
+        known = self._ports.get(name, {})
+        database = known.get("database", name)
+        pool = self._pools.get(database)
+        found = {} if pool is not None else self._read().pop(database, {})
         host = HostServer(
             self._world,
-            objects,
+            Objects(self._world, keep=self._keeper(database)),
             backend,
             name=name,
             password=password,
@@ -106,39 +117,104 @@ class Fleet:
             transfers=TRANSFERS,
             event_batch_s=self._event_batch_s,
             flush=self._flush,
+            accounts=accounts,
         )
+        host.fleet = self
         self.hosts[name] = host
-        if found:
-            for (class_name, ref), record in found.items():
-                objects.load(class_name, ref, record)
-            half_made = _forget_half_made(objects)
-            if isinstance(backend, SimBackend):
-                _hand_over(host, backend)
-        else:
-            _furnish(host)
-        await backend.start(
-            lambda uuid, state, reason: changed_by_itself(host, uuid, state, reason)
-        )
+        if pool is None:
+            pool = self._pools[database] = host.pool
+            pool.name = database
+            if found:
+                for (class_name, ref), record in found.items():
+                    pool.objects.load(class_name, ref, record)
+                half_made = _forget_half_made(pool.objects)
+            else:
+                furnish(host)
+        own = known.get("host") or pool.objects.only("host")
+        master = pool.objects.get("pool", pool.objects.only("pool"))["master"]
+        host.enter(pool, own, is_coordinator=master == own)
+        if isinstance(backend, SimBackend) and (found or len(pool.members) > 1):
+            _hand_over(host, backend)
+        await backend.start(self._listener(host))
+        if isinstance(backend, LiveBackend):
+            backend.watch_xenstore(lambda uuid: self._hear_guest(host, uuid))
         for uuid in half_made:
             await backend.disk_destroy(uuid)
         _bring_up_to_date(host)
         adopt(host, dict(await backend.running()))
         try:
-            bound = await host.listen(listen, port or self._ports[name])
+            bound = await host.listen(listen, port or known.get("port", 0))
         except Unavailable:
             await self._put_back(name, host)
             raise
-        self._ports[name] = bound
-        self._write(name, _ADDRESS, "", {"port": bound})
-        own = objects.only("host")
-        objects.update("host", own, address=host.address)
-        return HostEndpoint(name, f"http://{host.address}", objects.get("host", own)["uuid"])
+        self._ports[name] = {"port": bound, "database": database, "host": own}
+        self._write_place(name)
+        pool.objects.update("host", own, address=host.address)
+        uuid = pool.objects.get("host", own)["uuid"]
+        return HostEndpoint(name, f"http://{host.address}", uuid)
+
+    @staticmethod
+    def _listener(host: HostServer) -> DomainListener:
+        return lambda uuid, state, reason: changed_by_itself(host.pool.own(), uuid, state, reason)
+
+    @staticmethod
+    def _hear_guest(host: HostServer, vm_uuid: str) -> None:
+        if host.is_up:
+            host.tasks.start("guest's xenstore", guest_wrote(host.pool.own(), vm_uuid))
+
+    # -- pools
+
+    def find(self, address: str) -> HostServer | None:
+        """Find a host by its address."""
+        return next((host for host in self.hosts.values() if host.address == address), None)
+
+    def join(self, host: HostServer, pool: Pool) -> None:
+        """Have a host leave its own pool for another's."""
+        left = host.pool
+        ref = move_in(host, pool)
+        host.enter(pool, ref, is_coordinator=False)
+        self._forget(left)
+        self._ports[host.name].update(database=pool.name, host=ref)
+        self._write_place(host.name)
+
+    def leave(self, host: HostServer) -> None:
+        """Have a host leave its pool and be one of its own, as new."""
+        del host.pool.members[host.ref]
+        database = host.name
+        while database in self._pools:
+            # Its first pool may be led by another host now.
+            database = f"{database}'"
+        pool = Pool(
+            Objects(self._world, keep=self._keeper(database)), self._world.ids, name=database
+        )
+        self._pools[database] = pool
+        host.pool = pool
+        furnish(host)
+        host.enter(pool, pool.objects.only("host"), is_coordinator=True)
+        _bring_up_to_date(host)
+        pool.objects.update("host", host.ref, address=host.address)
+        self._ports[host.name].update(database=database, host=host.ref)
+        self._write_place(host.name)
+
+    def renamed(self, pool: Pool) -> None:
+        """Write who answers for a pool now: its record does."""
+        del pool
+
+    def _forget(self, pool: Pool) -> None:
+        del self._pools[pool.name]
+        for class_name in CLASSES:
+            if class_name not in VOLATILE:
+                for ref in pool.objects.all(class_name):
+                    self._write(pool.name, class_name, ref, None)
 
     async def _put_back(self, name: str, host: HostServer) -> None:
         """Take a host that did not come up out again; what is known of it stays."""
-        known = {(entry.class_name, entry.ref): entry.record or {} for entry in self._of(name)}
-        del self.hosts[name]
-        self._read()[name] = known
+        del self.hosts[name], host.pool.members[host.ref]
+        if not host.pool.members:
+            entries = self._of(host.pool)
+            known = {(entry.class_name, entry.ref): entry.record or {} for entry in entries}
+            self._read()[host.pool.name] = known
+            del self._pools[host.pool.name]
         await host.stop()
 
     async def start(self) -> None:
@@ -156,6 +232,7 @@ class Fleet:
         for host in self.hosts.values():
             await host.stop()
         self.hosts.clear()
+        self._pools.clear()
         if self._journal is not None:
             self._journal.close()
 
@@ -166,30 +243,47 @@ class Fleet:
             return self._found
         found: dict[str, dict[tuple[str, str], Record]] = {}
         for entry in self._journal.read() if self._journal is not None else ():
+            if entry.class_name == _ADDRESS:
+                # Before hosts had pools, an address had no name.
+                self._take_place(entry.ref or entry.host, entry.host, entry.record)
+                continue
             objects = found.setdefault(entry.host, {})
             key = (entry.class_name, entry.ref)
             if entry.record is None:
                 objects.pop(key, None)
-            elif entry.class_name in CLASSES or entry.class_name == _ADDRESS:
+            elif entry.class_name in CLASSES:
                 objects.setdefault(key, {}).update(entry.record)
         self._found = found
         if self._journal is not None:
             # Hosts that are not added this time keep their records.
-            self._journal.begin(_kept(found))
+            self._journal.begin(self._entries())
         return found
 
+    def _take_place(self, name: str, database: str, place: dict[str, Any] | None) -> None:
+        if place is not None:
+            self._ports[name] = {"database": database, **place}
+        elif self._ports.get(name, {}).get("database") == database:
+            del self._ports[name]
+
     def _entries(self) -> Iterable[Entry]:
-        for name in self.hosts:
-            yield from self._of(name)
+        for name, place in self._ports.items():
+            yield Entry(place["database"], _ADDRESS, name, place)
+        for pool in self._pools.values():
+            yield from self._of(pool)
         yield from _kept(self._found or {})
 
-    def _of(self, name: str) -> Iterable[Entry]:
-        yield Entry(name, _ADDRESS, "", {"port": self._ports[name]})
+    def _of(self, pool: Pool) -> Iterable[Entry]:
         for class_name in CLASSES:
             if class_name in VOLATILE:
                 continue
-            for ref, record in self.hosts[name].objects.all(class_name).items():
-                yield Entry(name, class_name, ref, _worth_keeping(class_name, record))
+            for ref, record in pool.objects.all(class_name).items():
+                yield Entry(pool.name, class_name, ref, _worth_keeping(class_name, record))
+
+    def _write_place(self, name: str) -> None:
+        if self._journal is None:
+            return
+        place = self._ports[name]
+        self._write(place["database"], _ADDRESS, name, dict(place))
 
     def _flush(self) -> None:
         if self._journal is not None:
@@ -236,48 +330,12 @@ def _kept(found: dict[str, dict[tuple[str, str], Record]]) -> Iterable[Entry]:
             yield Entry(name, class_name, ref, record)
 
 
-def _furnish(host: HostServer) -> None:
-    """Make what every host has: itself, its pool, an SR and a network for its management."""
-    objects = host.objects
-    metrics = objects.create("host_metrics")
-    own = objects.create(
-        "host",
-        name_label=host.name,
-        hostname=host.name,
-        metrics=metrics,
-        name_description=f"Xenith toolstack, {host.backend.name}",
-    )
-    sr = objects.create(
-        "SR",
-        name_label="Local storage",
-        type="file",
-        content_type="user",
-        allowed_operations=["scan", "vdi_create", "vdi_destroy", "vdi_clone", "vdi_resize"],
-    )
-    pbd = objects.create("PBD", host=own, SR=sr, currently_attached=True)
-    network = objects.create("network", name_label="Management", bridge="xenbr0")
-    pif = objects.create(
-        "PIF",
-        host=own,
-        network=network,
-        device="eth0",
-        management=True,
-        physical=True,
-        currently_attached=True,
-        IP="127.0.0.1",
-    )
-    objects.update("SR", sr, PBDs=[pbd])
-    objects.update("network", network, PIFs=[pif])
-    objects.update("host", own, PBDs=[pbd], PIFs=[pif], suspend_image_sr=sr, crash_dump_sr=sr)
-    objects.create("pool", master=own, default_SR=sr, suspend_image_SR=sr, crash_dump_SR=sr)
-
-
 def _bring_up_to_date(host: HostServer) -> None:
     """Write what may differ from one process to the next: capacity, versions, time."""
     from xenith import __version__  # noqa: PLC0415 - one value
 
-    objects, capacity = host.objects, host.backend.capacity()
-    own = objects.only("host")
+    objects, capacity = host.objects, host.engine.capacity()
+    own = host.ref
     boot = objects.get("host", own)["other_config"].get("boot_time")
     now = f"{host.world.clock.now():.0f}"
     objects.update(
@@ -308,12 +366,15 @@ def _bring_up_to_date(host: HostServer) -> None:
     )
     objects.update(
         "host_metrics",
-        objects.only("host_metrics"),
+        objects.get("host", own)["metrics"],
         memory_total=capacity.memory_bytes,
         live=True,
         last_updated=host.now(),
     )
-    objects.update("SR", objects.only("SR"), physical_size=capacity.disk_bytes)
+    for pbd in objects.get("host", own)["PBDs"]:
+        sr = objects.get("PBD", pbd)["SR"]
+        if not objects.get("SR", sr)["shared"]:
+            objects.update("SR", sr, physical_size=capacity.disk_bytes)
 
 
 def _forget_half_made(objects: Objects) -> list[str]:
@@ -342,7 +403,20 @@ def _forget_half_made(objects: Objects) -> list[str]:
 
 def _hand_over(host: HostServer, backend: SimBackend) -> None:
     """Tell a simulated host what it ran in the process before."""
-    vms, disks = host.objects.all("VM").values(), host.objects.all("VDI").values()
+    pool, objects = host.pool, host.objects
+    is_alone = objects.get("pool", objects.only("pool"))["master"] == host.ref and (
+        len(objects.all("host")) == 1
+    )
+    vms = [
+        record
+        for ref, record in objects.all("VM").items()
+        if is_alone or pool.place_of(ref, record) == host.ref
+    ]
+    disks = [
+        record
+        for record in objects.all("VDI").values()
+        if is_alone or pool.sees(host.ref, record["SR"])
+    ]
     domids = [record["domid"] for record in vms]
     for record in vms:
         last = record["other_config"].get("last_dom_id", "")
@@ -350,17 +424,13 @@ def _hand_over(host: HostServer, backend: SimBackend) -> None:
         if last.isascii() and last.isdigit() and len(last) < 10:
             domids.append(int(last))
     backend.adopt(
-        _domains(host.objects),
+        {
+            record["uuid"]: _DOMAINS[record["power_state"]]
+            for record in vms
+            if record["power_state"] in _DOMAINS
+        },
         {record["uuid"]: record["virtual_size"] for record in disks},
         specs={record["uuid"]: spec(host, record) for record in vms},
         used_bytes={record["uuid"]: record["physical_utilisation"] for record in disks},
         last_domid=max([0, *domids]),
     )
-
-
-def _domains(objects: Objects) -> dict[str, DomainState]:
-    return {
-        record["uuid"]: _DOMAINS[record["power_state"]]
-        for record in objects.all("VM").values()
-        if record["power_state"] in _DOMAINS
-    }

@@ -23,7 +23,9 @@ from xenith.toolstack.backends import Backend, BackendError
 from xenith.toolstack.methods import Method, maybe
 from xenith.toolstack.objects import Objects
 from xenith.toolstack.operations import Operations
-from xenith.xapi import jsonrpc, xmlrpc
+from xenith.toolstack.pool import Neighbourhood, Pool
+from xenith.toolstack.roles import ROLES, Account
+from xenith.xapi import NULL, jsonrpc, xmlrpc
 from xenith.xapi.faults import XapiFault
 from xenith.xapi.wire import Reply, Request, ServerConnection, protocol_factory
 
@@ -45,6 +47,19 @@ Transfer = Callable[["HostServer", Request], Awaitable[Reply]]
 #: Writes an answer from a result, or from a fault.
 _Write = Callable[[Any], Reply]
 
+#: What a host answers that does not answer for its pool. Source: xapi, calls not forwarded.
+_LOCAL = frozenset(
+    (
+        "session.slave_local_login_with_password",
+        "session.local_logout",
+        "pool.emergency_transition_to_master",
+        "pool.emergency_reset_master",
+        "host.emergency_ha_disable",
+        "host.emergency_disable_tls_verification",
+        "host.shutdown_agent",
+        "system.listMethods",
+    )
+)
 _PAGE = b"<html><body><h1>HTTP 500 internal server error</h1></body></html>"
 _JSON_HEADERS = {
     "access-control-allow-origin": "*",
@@ -67,23 +82,27 @@ class HostServer:
         transfers: Mapping[tuple[str, str], Transfer],
         event_batch_s: float = EVENT_BATCH_S,
         flush: Callable[[], None] = lambda: None,
+        accounts: Mapping[str, Account] | None = None,
     ) -> None:
         self.world = world
-        self.objects = objects
-        self.backend = backend
+        #: Whom this host shares its database with; a pool of its own until it joins one.
+        self.pool = Pool(objects, world.ids, name=name)
+        #: What acts on this host; ``backend`` acts on all of the pool.
+        self.engine = backend
+        #: The reference of this host's record.
+        self.ref = NULL
+        self.is_up = True
+        self.fleet: Neighbourhood | None = None
         self.name = name
         self.methods = methods
         self.event_batch_s = event_batch_s
         #: Brings what was changed to the disk; done before a call is answered.
         self.flush = flush
         self.tasks = TaskOwner(f"host {name}", world.clock)
-        self.operations = Operations(world.ids)
-        #: VMs whose domain changed by itself while an operation ran.
-        self.unheard: set[str] = set()
-        #: Bytes that each VM that runs, or is about to, was given.
-        self.memory_bytes: dict[str, int] = {}
         self.address = ""
-        self._password = password
+        self._accounts = {"root": Account(password, "pool-admin"), **(accounts or {})}
+        #: The place of each session's role among the roles.
+        self._ranks: dict[str, int] = {}
         self._transfers = transfers
         self._server: asyncio.Server | None = None
         # Ordered, so that they are broken in the same order in each run of a simulation.
@@ -92,6 +111,46 @@ class HostServer:
         self._running: set[asyncio.Task[None]] = set()
         #: When each session was last used.
         self._last_used_s: dict[str, float] = {}
+
+    # -- the pool
+
+    @property
+    def objects(self) -> Objects:
+        """The database."""
+        return self.pool.objects
+
+    @property
+    def operations(self) -> Operations:
+        """What is being done in the pool."""
+        return self.pool.operations
+
+    @property
+    def unheard(self) -> set[str]:
+        """VMs whose domain changed by itself while an operation ran."""
+        return self.pool.unheard
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes that each VM that runs, or is about to, was given."""
+        return self.pool.memory_bytes
+
+    @property
+    def backend(self) -> Backend:
+        """What acts for the whole pool."""
+        return self.pool.backend
+
+    def enter(self, pool: Pool, ref: str, *, is_coordinator: bool) -> None:
+        """Become a host of a pool; sessions that were begun before it end."""
+        self.forget_sessions()
+        self.pool, self.ref = pool, ref
+        pool.members[ref] = self
+        if is_coordinator:
+            pool.coordinator = self
+
+    def forget_sessions(self) -> None:
+        """End all sessions that were begun here."""
+        for session in list(self._last_used_s):
+            self._forget_session(session)
 
     # -- life
 
@@ -119,6 +178,7 @@ class HostServer:
 
     def die(self) -> None:
         """Stop answering at once and leave off what runs, as a host that lost its power."""
+        self.is_up = False
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -144,8 +204,18 @@ class HostServer:
             is_task = True
             if found is None or not found.is_async:
                 raise XapiFault("MESSAGE_METHOD_UNKNOWN", name)
+        coordinator = self.pool.coordinator
+        if coordinator is not self and coordinator is not None and found.name not in _LOCAL:
+            raise XapiFault("HOST_IS_SLAVE", coordinator.address)
         if not found.is_open:
             self._check_session(params)
+            if self._ranks[params[0]] < found.rank:
+                having = ", ".join(ROLES[found.rank :])
+                raise XapiFault(
+                    "RBAC_PERMISSION_DENIED",
+                    found.name.lower(),
+                    f"the session's role is not among those that may: {having}",
+                )
         given = params if found.is_open else params[1:]
         if not found.least <= len(given) <= len(found.kinds):
             expected = len(found.kinds) + (0 if found.is_open else 1)
@@ -161,6 +231,7 @@ class HostServer:
             XapiFault: SESSION_AUTHENTICATION_FAILED.
         """
         if not self.knows(user, password):
+            # Which of the two was wrong is nobody's business.
             raise XapiFault("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
         now = self.world.clock.monotonic()
         for ref, used in list(self._last_used_s.items()):
@@ -172,13 +243,15 @@ class HostServer:
             self._forget_session(ref)
         made = self.objects.create(
             "session",
-            this_host=self.objects.only("host"),
+            this_host=self.ref,
             pool=self.objects.only("pool"),
             originator=originator,
             auth_user_name=user,
             last_active=self.now(),
+            is_local_superuser=user == "root",
         )
         self._last_used_s[made] = now
+        self._ranks[made] = ROLES.index(self._accounts[user].role)
         return made
 
     def end_session(self, ref: str) -> None:
@@ -204,8 +277,27 @@ class HostServer:
 
     def knows(self, user: str, password: str) -> bool:
         """Tell whether these are a user and its password."""
-        is_good = hmac.compare_digest(_bytes(password), _bytes(self._password))
-        return user == "root" and is_good
+        account = self._accounts.get(user)
+        # Compared in any case, so that the time tells nobody who has an account.
+        known = self._accounts["root"] if account is None else account
+        is_good = hmac.compare_digest(_bytes(password), _bytes(known.password))
+        return account is not None and is_good
+
+    def is_admin(self, ref: str) -> bool:
+        """Tell whether a session that holds may do everything."""
+        return self._ranks.get(ref) == len(ROLES) - 1
+
+    def set_password(self, user: str, old: str, new: str) -> None:
+        """Change a user's password, until the process ends.
+
+        Raises:
+            XapiFault: SESSION_AUTHENTICATION_FAILED, CHANGE_PASSWORD_REJECTED.
+        """
+        if not self.knows(user, old):
+            raise XapiFault("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
+        if not new:
+            raise XapiFault("CHANGE_PASSWORD_REJECTED", "a password has characters")
+        self._accounts[user] = self._accounts[user]._replace(password=new)
 
     def _check_session(self, params: list[Any]) -> None:
         ref = params[0] if params else ""
@@ -214,7 +306,9 @@ class HostServer:
 
     def _forget_session(self, ref: str) -> None:
         del self._last_used_s[ref]
-        self.objects.delete("session", ref)
+        del self._ranks[ref]
+        if self.objects.find("session", ref) is not None:
+            self.objects.delete("session", ref)
 
     def now(self) -> str:
         """Tell the time as XenAPI writes it: ``20260101T00:00:00Z``."""
@@ -233,7 +327,7 @@ class HostServer:
             name_label=label,
             name_description=description,
             created=self.now(),
-            resident_on=self.objects.only("host"),
+            resident_on=self.ref,
             allowed_operations=allowed,
         )
 

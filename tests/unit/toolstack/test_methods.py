@@ -23,8 +23,9 @@ async def furnished(sim_host):
 
 async def test_a_record_has_the_fields_of_its_class_and_no_others(furnished):
     for class_name in set(CLASSES) - {"session"}:
+        if not furnished.server.objects.all(class_name):
+            furnished.server.objects.create(class_name)
         refs = await furnished.call(f"{class_name}.get_all")
-        assert refs, class_name
         record = await furnished.call(f"{class_name}.get_record", refs[0])
         assert record.keys() == CLASSES[class_name].keys(), class_name
         everything = await furnished.call(f"{class_name}.get_all_records")

@@ -8,6 +8,7 @@ it, or hold it up.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from xenith.core.world import World
 from xenith.toolstack.backends import (
@@ -17,13 +18,26 @@ from xenith.toolstack.backends import (
     DomainSpec,
     DomainState,
 )
+from xenith.toolstack.backends.live import XenstoreListener
 
 #: Sees an operation's name and its subject's uuid before it is done; raises to refuse it.
 Script = Callable[[str, str], Awaitable[None] | None]
 
+_Kept = TypeVar("_Kept")
+
 _FOOTER_BYTES = 512
 #: Source: VHD specification 1.0, Disk Type; 4 is a differencing disk, which names a parent.
 _VHD_FIXED, _VHD_DYNAMIC = 2, 3
+
+
+class SimMove(NamedTuple):
+    """A domain on its way from one simulated host to another."""
+
+    vm_uuid: str
+    state: DomainState
+    spec: DomainSpec | None
+    disks: Mapping[str, int]
+    xenstore: Mapping[str, str]
 
 
 class SimBackend:
@@ -54,6 +68,13 @@ class SimBackend:
         self._disks: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self._domid = 0
+        self._xenstore: dict[str, dict[str, str]] = {}
+        self._memory: dict[str, int] = {}
+        self._vcpus: dict[str, int] = {}
+        #: Processors' weights and caps, and keys that were sent; for tests.
+        self.schedules: dict[str, Mapping[str, str]] = {}
+        self.keys: list[tuple[str, str]] = []
+        self._on_xenstore: XenstoreListener = lambda _uuid: None
 
     def adopt(
         self,
@@ -68,6 +89,9 @@ class SimBackend:
         self._domains.update(domains)
         self._disks.update(disks)
         self._specs.update(specs)
+        for name in domains:
+            if name in specs:
+                self._begin(specs[name])
         self._used.update(used_bytes)
         # Domids are not used twice: a log is asked for by the last one of a VM.
         self._domid = max(self._domid, last_domid)
@@ -95,7 +119,7 @@ class SimBackend:
         for disk in spec.disks:
             if disk.vdi_uuid not in self._disks:
                 raise BackendError("VDI_MISSING", "", disk.vdi_uuid)
-        self._specs[spec.vm_uuid] = spec
+        self._begin(spec)
         self._domains[spec.vm_uuid] = "paused" if is_paused else "running"
         return self._next_domid()
 
@@ -132,8 +156,30 @@ class SimBackend:
     async def domain_resume(self, spec: DomainSpec) -> int:
         """Bring a saved domain back."""
         await self._act("domain_resume", spec.vm_uuid)
-        self._specs[spec.vm_uuid] = spec
+        self._begin(spec)
         self._domains[spec.vm_uuid] = "running"
+        return self._next_domid()
+
+    async def domain_send(self, vm_uuid: str) -> SimMove:
+        """Let a domain go, with what is known of it and of its disks' sizes."""
+        await self._act("domain_send", vm_uuid)
+        spec = self._specs.get(vm_uuid)
+        names = [] if spec is None else [disk.vdi_uuid for disk in spec.disks]
+        sizes = {name: self._disks[name] for name in names if name in self._disks}
+        state = self._domains.pop(vm_uuid, "halted")
+        kept = self._xenstore.pop(vm_uuid, {})
+        return SimMove(vm_uuid, state, self._specs.pop(vm_uuid, None), sizes, kept)
+
+    async def domain_receive(self, move: SimMove) -> int:
+        """Take a domain over and tell its domid; disks that are shared are seen from now on."""
+        await self._act("domain_receive", move.vm_uuid)
+        if move.spec is not None:
+            self._begin(move.spec)
+            self._xenstore[move.vm_uuid].update(move.xenstore)
+        for name, size in move.disks.items():
+            self._disks.setdefault(name, size)
+        if move.state not in ("halted", "crashed"):
+            self._domains[move.vm_uuid] = move.state
         return self._next_domid()
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
@@ -151,6 +197,74 @@ class SimBackend:
         else:
             self._domains[vm_uuid] = state
         self._listener(vm_uuid, state, "the guest's own doing")
+
+    def _begin(self, spec: DomainSpec) -> None:
+        self._specs[spec.vm_uuid] = spec
+        self._xenstore[spec.vm_uuid] = {"name": spec.name, **spec.xenstore}
+        self._memory[spec.vm_uuid] = spec.memory_bytes
+        self._vcpus[spec.vm_uuid] = spec.vcpu_count
+
+    # -- live domains
+
+    def watch_xenstore(self, listener: XenstoreListener) -> None:
+        """Tell of what guests write."""
+        self._on_xenstore = listener
+
+    async def xenstore_read(self, vm_uuid: str) -> Mapping[str, str]:
+        """Give a domain's own subtree."""
+        await self._act("xenstore_read", vm_uuid)
+        return dict(self._live(vm_uuid, self._xenstore))
+
+    async def xenstore_write(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
+        """Write keys of a domain's subtree; None removes a key."""
+        await self._act("xenstore_write", vm_uuid)
+        _apply(self._live(vm_uuid, self._xenstore), changes)
+
+    def guest_writes(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
+        """Have a guest write to its xenstore; for tests."""
+        _apply(self._live(vm_uuid, self._xenstore), changes)
+        self._on_xenstore(vm_uuid)
+
+    async def domain_set_memory(self, vm_uuid: str, size_bytes: int) -> None:
+        """Have the balloon leave so much."""
+        await self._act("domain_set_memory", vm_uuid)
+        self._live(vm_uuid, self._memory)
+        self._memory[vm_uuid] = size_bytes
+
+    async def domain_set_vcpus(self, vm_uuid: str, count: int) -> None:
+        """Plug processors in or out."""
+        await self._act("domain_set_vcpus", vm_uuid)
+        self._live(vm_uuid, self._vcpus)
+        self._vcpus[vm_uuid] = count
+
+    async def domain_set_schedule(self, vm_uuid: str, params: Mapping[str, str]) -> None:
+        """Weigh and cap the processors."""
+        await self._act("domain_set_schedule", vm_uuid)
+        self.schedules[vm_uuid] = dict(params)
+
+    async def domain_key(self, vm_uuid: str, key: str) -> None:
+        """Send a magic system request key."""
+        await self._act("domain_key", vm_uuid)
+        self.keys.append((vm_uuid, key))
+
+    async def domain_copy_memory(self, vm_uuid: str, into_uuid: str) -> None:
+        """Save a domain's memory as that of another that is suspended."""
+        await self._act("domain_copy_memory", vm_uuid)
+        if vm_uuid not in self._domains:
+            raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
+        self._domains[into_uuid] = "suspended"
+
+    async def domain_figures(self, vm_uuid: str) -> Mapping[str, float]:
+        """Give what a simulated guest, which is idle, would show."""
+        await self._act("domain_figures", vm_uuid)
+        memory = self._live(vm_uuid, self._memory)
+        figures = {f"cpu{number}": 0.0 for number in range(self._vcpus[vm_uuid])}
+        return {**figures, "memory": float(memory), "memory_target": float(memory)}
+
+    def _live(self, vm_uuid: str, table: Mapping[str, _Kept]) -> _Kept:
+        if self._domains.get(vm_uuid) not in ("running", "paused"):
+            raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
+        return table[vm_uuid]
 
     # -- disks
 
@@ -221,6 +335,15 @@ class SimBackend:
     def _next_domid(self) -> int:
         self._domid += 1
         return self._domid
+
+
+def _apply(tree: dict[str, str], changes: Mapping[str, str | None]) -> None:
+    for path, value in changes.items():
+        if value is None:
+            for key in [key for key in tree if key == path or key.startswith(f"{path}/")]:
+                del tree[key]
+        else:
+            tree[path] = value
 
 
 def _vhd_size(tail: bytes) -> int:

@@ -4,13 +4,45 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from xenith.toolstack.classes import event, host, network, session, sr, task, vbd, vdi, vif, vm
+from xenith.toolstack import roles
+from xenith.toolstack.classes import (
+    event,
+    host,
+    lifecycle,
+    live,
+    network,
+    session,
+    sr,
+    task,
+    vbd,
+    vdi,
+    vif,
+    vm,
+    vm_resources,
+)
 from xenith.toolstack.methods import Method, generate
 
-__all__ = ["event", "host", "network", "session", "sr", "table", "task", "vbd", "vdi", "vif", "vm"]
+__all__ = [
+    "event",
+    "host",
+    "lifecycle",
+    "live",
+    "network",
+    "session",
+    "sr",
+    "table",
+    "task",
+    "vbd",
+    "vdi",
+    "vif",
+    "vm",
+    "vm_resources",
+]
 
 
 @lru_cache(maxsize=1)
 def table() -> dict[str, Method]:
     """Give all methods: those of the files here, and those that the class tables imply."""
-    return generate()
+    methods = generate()
+    roles.enter(methods)
+    return methods

@@ -11,7 +11,7 @@ from xenith.toolstack.server import HostServer
 def compute_free_memory(host: HostServer, ref: str) -> int:
     """Tell the bytes that VMs may still have. Source: XenAPI host.compute_free_memory."""
     host.objects.get("host", ref)
-    return free_memory_bytes(host)
+    return free_memory_bytes(host, ref)
 
 
 @method("host.compute_memory_overhead")
@@ -51,14 +51,22 @@ async def call_plugin(
     return result
 
 
-def free_memory_bytes(host: HostServer) -> int:
-    """Tell the bytes that VMs may still have."""
-    return max(0, host.backend.capacity().memory_bytes - sum(host.memory_bytes.values()))
+def free_memory_bytes(host: HostServer, ref: str | None = None) -> int:
+    """Tell the bytes that VMs may still have on a host, the coordinator if none is named."""
+    pool, wanted = host.pool, ref or host.ref
+    if wanted not in pool.members:
+        return 0
+    if len(pool.members) == 1:
+        used = sum(pool.memory_bytes.values())
+    else:
+        used = sum(size for vm, size in pool.memory_bytes.items() if pool.places.get(vm) == wanted)
+    return max(0, pool.members[wanted].engine.capacity().memory_bytes - used)
 
 
 def write_free_memory(host: HostServer) -> None:
     """Write what is free where clients read it."""
-    ref = host.objects.only("host_metrics")
-    free = free_memory_bytes(host)
-    if host.objects.get("host_metrics", ref)["memory_free"] != free:
-        host.objects.update("host_metrics", ref, memory_free=free)
+    for own in host.pool.members:
+        ref = host.objects.get("host", own)["metrics"]
+        free = free_memory_bytes(host, own)
+        if host.objects.get("host_metrics", ref)["memory_free"] != free:
+            host.objects.update("host_metrics", ref, memory_free=free)
