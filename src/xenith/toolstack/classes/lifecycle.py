@@ -39,6 +39,7 @@ FROM: dict[str, tuple[str, ...]] = {
     "migrate_send": ("Halted", "Suspended", "Running"),
     "snapshot": _ANY,
     "revert": _ANY,
+    "revert_to": _ANY,
     "checkpoint": ("Running", "Paused", "Suspended"),
     "clone": ("Halted", "Suspended"),
     "copy": ("Halted", "Suspended"),
@@ -82,6 +83,8 @@ _OVERRIDES = {
     "hard_shutdown": frozenset(FROM) - {"hard_shutdown", "destroy"},
     "hard_reboot": frozenset(FROM) - _HARD,
 }
+#: Prefixes of xenstore data that reach a domain. Source: xenopsd, others are dropped.
+XENSTORE_PREFIXES = ("vm-data/", "FIST/")
 _STATES: dict[DomainState, str] = {
     "running": "Running",
     "paused": "Paused",
@@ -208,6 +211,7 @@ def allowed(
         name
         for name, states in FROM.items()
         if power in states
+        and name != "revert_to"
         and (name in permitted if is_template else name not in ("provision", "revert"))
         and (
             _OVERRIDES.get(name, frozenset()).issuperset(running)

@@ -11,8 +11,7 @@ from typing import Any
 
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.backends.live import LiveBackend
-from xenith.toolstack.classes.lifecycle import bad_state, operation
-from xenith.toolstack.classes.vm import XENSTORE_PREFIXES
+from xenith.toolstack.classes.lifecycle import XENSTORE_PREFIXES, bad_state, operation
 from xenith.toolstack.methods import is_null, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault

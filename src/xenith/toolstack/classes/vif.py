@@ -26,8 +26,7 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
     mac = fields.get("MAC", "")
     is_made = mac in ("", "random")
     if is_made:
-        number = host.world.ids.below(2**40)
-        mac = ":".join(["02", *(f"{number >> shift & 255:02x}" for shift in range(32, -1, -8))])
+        mac = new_mac(host)
     if not _MAC.match(mac) or int(mac[:2], 16) & 1:
         raise XapiFault("MAC_INVALID", mac)
     device = fields.get("device", "")
@@ -46,6 +45,12 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
     host.objects.link("VM", fields["VM"], "VIFs", ref)
     host.objects.link("network", fields["network"], "VIFs", ref)
     return ref
+
+
+def new_mac(host: HostServer) -> str:
+    """Make a MAC that is locally administered."""
+    number = host.world.ids.below(2**40)
+    return ":".join(["02", *(f"{number >> shift & 255:02x}" for shift in range(32, -1, -8))])
 
 
 @method("VIF.destroy", is_async=True)

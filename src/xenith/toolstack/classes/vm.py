@@ -10,7 +10,9 @@ from typing import Any
 from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, NicSpec
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes import vif as vifs
+from xenith.toolstack.classes import vm_copies
 from xenith.toolstack.classes.lifecycle import (
+    XENSTORE_PREFIXES,
     allowed,
     check_halted,
     has_started,
@@ -24,9 +26,6 @@ from xenith.toolstack.classes.vdi import SHARING
 from xenith.toolstack.methods import creation, is_null, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
-
-#: Prefixes of xenstore data that reach a domain. Source: xenopsd, others are dropped.
-XENSTORE_PREFIXES = ("vm-data/", "FIST/")
 
 
 @method("VM.create", is_async=True)
@@ -52,6 +51,8 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
 @method("VM.destroy", is_async=True)
 async def destroy(host: HostServer, ref: str) -> None:
     """Remove a VM with its VBDs and VIFs; its disks stay. Source: XenAPI VM.destroy."""
+    if host.objects.get("VM", ref)["is_default_template"]:
+        raise XapiFault("VM_CANNOT_DELETE_DEFAULT_TEMPLATE", ref)
     async with operation(host, ref, "destroy") as record:
         if record["power_state"] == "Suspended":
             await host.backend.domain_shutdown(record["uuid"], is_clean=False)
@@ -62,8 +63,10 @@ async def destroy(host: HostServer, ref: str) -> None:
             vifs.remove(host, vif)
         for console in list(record["consoles"]):
             host.objects.delete("console", console)
-        if not is_null(record["metrics"]):
-            host.objects.delete("VM_metrics", record["metrics"])
+        for kind, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
+            if not is_null(record[field]):
+                host.objects.delete(kind, record[field])
+        vm_copies.forget_snapshot(host, ref)
         host.objects.delete("VM", ref)
 
 
