@@ -21,6 +21,7 @@ from xenith.toolstack.backends import (
     DomainSpec,
     DomainState,
 )
+from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.objects import Objects, Record
 from xenith.toolstack.operations import Operations
 from xenith.xapi import NULL
@@ -148,7 +149,21 @@ class PoolBackend:
 
     async def domain_start(self, spec: DomainSpec, *, is_paused: bool = False) -> int:
         """Start a domain where its VM is to be."""
-        return await self._pool.engine_of_vm(spec.vm_uuid).domain_start(spec, is_paused=is_paused)
+        engine = self._pool.engine_of_vm(spec.vm_uuid)
+        await self._share(engine, spec)
+        return await engine.domain_start(spec, is_paused=is_paused)
+
+    async def _share(self, engine: Backend, spec: DomainSpec) -> None:
+        """Tell a simulated host of the disks it will see: there are no bytes to find them by."""
+        if not isinstance(engine, SimBackend):
+            return
+        here = await engine.disks()
+        for disk in spec.disks:
+            if disk.vdi_uuid in here:
+                continue
+            other = self._pool.engine_of_disk(disk.vdi_uuid)
+            if other is not engine and isinstance(other, SimBackend):
+                await engine.disk_receive(disk.vdi_uuid, *await other.disk_send(disk.vdi_uuid))
 
     async def domain_shutdown(self, vm_uuid: str, *, is_clean: bool) -> None:
         """End a domain."""
@@ -178,7 +193,9 @@ class PoolBackend:
 
     async def domain_resume(self, spec: DomainSpec) -> int:
         """Bring a saved domain back."""
-        return await self._pool.engine_of_vm(spec.vm_uuid).domain_resume(spec)
+        engine = self._pool.engine_of_vm(spec.vm_uuid)
+        await self._share(engine, spec)
+        return await engine.domain_resume(spec)
 
     async def disk_create(self, vdi_uuid: str, size_bytes: int) -> None:
         """Make an empty disk."""
@@ -193,8 +210,12 @@ class PoolBackend:
         await self._pool.engine_of_disk(vdi_uuid).disk_resize(vdi_uuid, size_bytes)
 
     async def disk_destroy(self, vdi_uuid: str) -> None:
-        """Remove a disk."""
-        await self._pool.engine_of_disk(vdi_uuid).disk_destroy(vdi_uuid)
+        """Remove a disk; a host that merely sees it has its own view of it to forget."""
+        owner = self._pool.engine_of_disk(vdi_uuid)
+        await owner.disk_destroy(vdi_uuid)
+        for member in list(self._pool.members.values()):
+            if member.engine is not owner and isinstance(member.engine, SimBackend):
+                await member.engine.disk_destroy(vdi_uuid)
 
     async def disk_import(
         self, vdi_uuid: str, disk_format: str, chunks: AsyncIterator[bytes]

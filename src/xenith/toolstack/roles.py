@@ -33,7 +33,8 @@ _EXACT = {
     "VM": {
         _VM_OPERATOR: "start resume shutdown clean_shutdown hard_shutdown clean_reboot hard_reboot "
         "pause unpause suspend send_sysrq send_trigger",
-        _VM_POWER_ADMIN: "start_on resume_on pool_migrate migrate_send assert_can_migrate snapshot "
+        _VM_POWER_ADMIN: "start_on resume_on pool_migrate migrate_send migrate_accept snapshot "
+        "assert_can_migrate "
         "snapshot_with_quiesce checkpoint revert set_memory_dynamic_range set_memory_target_live "
         "set_memory_dynamic_max set_memory_dynamic_min set_ha_restart_priority "
         "set_ha_always_run",

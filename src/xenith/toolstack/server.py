@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -47,6 +49,8 @@ Transfer = Callable[["HostServer", Request], Awaitable[Reply]]
 #: Writes an answer from a result, or from a fault.
 _Write = Callable[[Any], Reply]
 
+#: The session that the call that runs was made with.
+_CALLER: ContextVar[str] = ContextVar("caller", default=NULL)
 #: What a host answers that does not answer for its pool. Source: xapi, calls not forwarded.
 _LOCAL = frozenset(
     (
@@ -179,6 +183,10 @@ class HostServer:
     def die(self) -> None:
         """Stop answering at once and leave off what runs, as a host that lost its power."""
         self.is_up = False
+        own = self.objects.find("host", self.ref)
+        if own is not None and self.pool.coordinator is not self:
+            # xapi's coordinator notices when a host's heartbeat stays away.
+            self.objects.update("host_metrics", own["metrics"], live=False)
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -216,6 +224,7 @@ class HostServer:
                     found.name.lower(),
                     f"the session's role is not among those that may: {having}",
                 )
+            _CALLER.set(params[0])
         given = params if found.is_open else params[1:]
         if not found.least <= len(given) <= len(found.kinds):
             expected = len(found.kinds) + (0 if found.is_open else 1)
@@ -233,6 +242,19 @@ class HostServer:
         if not self.knows(user, password):
             # Which of the two was wrong is nobody's business.
             raise XapiFault("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
+        return self.begin_session(user, originator)
+
+    @property
+    def url(self) -> str:
+        """Where this host takes calls."""
+        return f"http://{self.address}"
+
+    def client_tls(self) -> ssl.SSLContext | None:
+        """Give what a client needs to know this host by, where it speaks TLS."""
+        return None
+
+    def begin_session(self, user: str, originator: str) -> str:
+        """Begin a session of a user who is known to be that, and give its reference."""
         now = self.world.clock.monotonic()
         for ref, used in list(self._last_used_s.items()):
             if now - used > SESSION_IDLE_MAX_S:
@@ -282,6 +304,14 @@ class HostServer:
         known = self._accounts["root"] if account is None else account
         is_good = hmac.compare_digest(_bytes(password), _bytes(known.password))
         return account is not None and is_good
+
+    def caller(self) -> str:
+        """Tell the user whose session the call that runs was made with."""
+        ref = _CALLER.get()
+        record = self.objects.find("session", ref)
+        if record is None:
+            raise XapiFault("SESSION_INVALID", ref)
+        return str(record["auth_user_name"])
 
     def is_admin(self, ref: str) -> bool:
         """Tell whether a session that holds may do everything."""

@@ -66,6 +66,7 @@ class XapiSession:
         self._event_http = HttpClient(url, connections_max=1, ssl=ssl)
         self._ids = itertools.count(1)
         self._reference = ""
+        self._is_adopted = False
         self._logging_in = asyncio.Lock()
 
     @classmethod
@@ -93,6 +94,14 @@ class XapiSession:
         except BaseException:
             session.abort()
             raise
+        return session
+
+    @classmethod
+    def adopt(cls, url: str, reference: str, *, ssl: ssl_module.SSLContext | None = None) -> Self:
+        """Go on with a session that another began; when it ends, it is not begun anew."""
+        session = cls(url, user="", password="", originator="", protocol="auto", ssl=ssl)
+        session._reference = reference
+        session._is_adopted = True
         return session
 
     async def call(self, method: str, *params: Any, timeout_s: float = XAPI_CALL_TIMEOUT_S) -> Any:
@@ -201,7 +210,8 @@ class XapiSession:
             try:
                 return await self._send(http, method, [used, *params], timeout_s)
             except XapiFault as fault:
-                if fault.code != "SESSION_INVALID" or attempt > LOGINS_MAX:
+                is_lost = fault.code == "SESSION_INVALID" and not self._is_adopted
+                if not is_lost or attempt > LOGINS_MAX:
                     raise
             except _NoJson as error:
                 raise Unavailable(str(error)) from None

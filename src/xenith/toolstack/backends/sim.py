@@ -307,6 +307,18 @@ class SimBackend:
         self._disks[vdi_uuid] = max(size, self._disks.get(vdi_uuid, 0))
         return size
 
+    async def disk_send(self, vdi_uuid: str) -> tuple[int, int]:
+        """Tell what another host must know to have a disk: its size, and what it takes."""
+        await self._act("disk_send", vdi_uuid)
+        if vdi_uuid not in self._disks:
+            raise BackendError("VDI_MISSING", "", vdi_uuid)
+        return self._disks[vdi_uuid], self._used.get(vdi_uuid, 0)
+
+    async def disk_receive(self, vdi_uuid: str, size_bytes: int, used_bytes: int) -> None:
+        """Take a disk over."""
+        await self._act("disk_receive", vdi_uuid)
+        self._disks[vdi_uuid], self._used[vdi_uuid] = size_bytes, used_bytes
+
     async def disk_used_bytes(self, vdi_uuid: str) -> int:
         """Tell what was imported into the disk."""
         return self._used.get(vdi_uuid, 0)

@@ -10,7 +10,9 @@ from xenith.toolstack.classes import (
     host,
     lifecycle,
     live,
+    migration,
     network,
+    pools,
     session,
     sr,
     task,
@@ -18,7 +20,9 @@ from xenith.toolstack.classes import (
     vdi,
     vif,
     vm,
+    vm_copies,
     vm_resources,
+    vm_settings,
 )
 from xenith.toolstack.methods import Method, generate
 
@@ -27,7 +31,9 @@ __all__ = [
     "host",
     "lifecycle",
     "live",
+    "migration",
     "network",
+    "pools",
     "session",
     "sr",
     "table",
@@ -36,7 +42,9 @@ __all__ = [
     "vdi",
     "vif",
     "vm",
+    "vm_copies",
     "vm_resources",
+    "vm_settings",
 ]
 
 

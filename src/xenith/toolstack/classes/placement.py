@@ -98,8 +98,8 @@ def give_back(host: HostServer, ref: str) -> None:
     write_free_memory(host)
 
 
-async def move_domain(host: HostServer, record: dict[str, Any], source: str, target: str) -> None:
-    """Take a domain from one host's engine to another's, as it runs or is suspended.
+async def move_domain(host: HostServer, record: dict[str, Any], source: str, target: str) -> int:
+    """Take a domain from one host's engine to another's; tell its new domid.
 
     Raises:
         XapiFault: VM_MIGRATE_FAILED, the hosts' engines cannot.
@@ -110,4 +110,9 @@ async def move_domain(host: HostServer, record: dict[str, Any], source: str, tar
         raise XapiFault(
             "VM_MIGRATE_FAILED", ref, source, target, "the backend does not move domains"
         )
-    await new.domain_receive(await old.domain_send(record["uuid"]))
+    move = await old.domain_send(record["uuid"])
+    try:
+        return await new.domain_receive(move)
+    except BaseException:
+        await old.domain_receive(move)
+        raise

@@ -212,7 +212,9 @@ async def _resume(
 @method("VM.set_is_a_template")
 def set_is_a_template(host: HostServer, ref: str, value: bool) -> None:
     """Make a halted VM a template, or a template a VM. Source: XenAPI VM.set_is_a_template."""
-    check_halted(host, ref)
+    record = check_halted(host, ref)
+    if record["is_a_snapshot"] and not value:
+        raise XapiFault("OPERATION_NOT_ALLOWED", "a snapshot stays a template")
     host.objects.update("VM", ref, is_a_template=value)
     show_operations(host, ref)
 
