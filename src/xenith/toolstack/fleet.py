@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
+from xenith.toolstack import tls
 from xenith.toolstack.backends import Backend, DomainListener, DomainState
 from xenith.toolstack.backends.live import LiveBackend
 from xenith.toolstack.backends.sim import SimBackend
-from xenith.toolstack.classes import table
+from xenith.toolstack.classes import certificates, table
 from xenith.toolstack.classes.lifecycle import adopt, changed_by_itself
 from xenith.toolstack.classes.live import guest_wrote
 from xenith.toolstack.classes.vm import spec
@@ -63,6 +64,8 @@ class HostEndpoint(NamedTuple):
     name: str
     url: str
     host_uuid: str
+    #: SHA-256 of its certificate, in hex; nothing without TLS.
+    pin: str = ""
 
 
 class Fleet:
@@ -73,6 +76,7 @@ class Fleet:
     ) -> None:
         self._world = world
         self._event_batch_s = event_batch_s
+        self._directory = directory
         self._journal = None if directory is None else Journal(directory / "journal")
         self._found: dict[str, dict[tuple[str, str], Record]] | None = None
         #: Where each host is: its port, whose database it shares, its record there.
@@ -92,8 +96,11 @@ class Fleet:
         accounts: Mapping[str, Account] | None = None,
         listen: str = "127.0.0.1",
         port: int = 0,
+        is_tls: bool = False,
     ) -> HostEndpoint:
         """Start a host; one that was here before is as it was, at the same port.
+
+        With ``is_tls`` it speaks TLS and nothing else, by a certificate made at its first start.
 
         Raises:
             Conflict: the fleet has a host of that name.
@@ -141,6 +148,12 @@ class Fleet:
         for uuid in half_made:
             await backend.disk_destroy(uuid)
         _bring_up_to_date(host)
+        if is_tls:
+            if self._directory is not None:
+                host.identity_path = self._directory / "tls" / f"{name}.pem"
+            now_s = self._world.clock.now()
+            identity = tls.load_or_make(host.identity_path, name, listen, now_s=now_s)
+            certificates.install(host, identity)
         adopt(host, dict(await backend.running()))
         try:
             bound = await host.listen(listen, port or known.get("port", 0))
@@ -151,7 +164,7 @@ class Fleet:
         self._write_place(name)
         pool.objects.update("host", own, address=host.address)
         uuid = pool.objects.get("host", own)["uuid"]
-        return HostEndpoint(name, f"http://{host.address}", uuid)
+        return HostEndpoint(name, host.url, uuid, host.pin)
 
     @staticmethod
     def _listener(host: HostServer) -> DomainListener:
@@ -193,6 +206,8 @@ class Fleet:
         host.enter(pool, pool.objects.only("host"), is_coordinator=True)
         _bring_up_to_date(host)
         pool.objects.update("host", host.ref, address=host.address)
+        if host.identity is not None:
+            certificates.install(host, host.identity)
         self._ports[host.name].update(database=database, host=host.ref)
         self._write_place(host.name)
 

@@ -12,6 +12,7 @@ import inspect
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from xenith.core.errors import Unavailable
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
+from xenith.toolstack import tls
 from xenith.toolstack.backends import Backend, BackendError
 from xenith.toolstack.methods import Method, maybe
 from xenith.toolstack.objects import Objects
@@ -104,6 +106,10 @@ class HostServer:
         self.flush = flush
         self.tasks = TaskOwner(f"host {name}", world.clock)
         self.address = ""
+        self.identity: tls.Identity | None = None
+        #: Where the certificate is kept; None keeps it nowhere.
+        self.identity_path: Path | None = None
+        self._tls: ssl.SSLContext | None = None
         self._accounts = {"root": Account(password, "pool-admin"), **(accounts or {})}
         #: The place of each session's role among the roles.
         self._ranks: dict[str, int] = {}
@@ -167,7 +173,7 @@ class HostServer:
         loop = asyncio.get_running_loop()
         factory = protocol_factory(self._answer, self._connections, self._streams)
         try:
-            self._server = await loop.create_server(factory, host, port, backlog=128)
+            self._server = await loop.create_server(factory, host, port, backlog=128, ssl=self._tls)
         except OSError as error:
             raise Unavailable(f"host {self.name}: port {port} cannot be had: {error}") from error
         bound: int = self._server.sockets[0].getsockname()[1]
@@ -247,11 +253,22 @@ class HostServer:
     @property
     def url(self) -> str:
         """Where this host takes calls."""
-        return f"http://{self.address}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{self.address}"
 
-    def client_tls(self) -> ssl.SSLContext | None:
-        """Give what a client needs to know this host by, where it speaks TLS."""
-        return None
+    @property
+    def pin(self) -> str:
+        """What clients know this host by, where it speaks TLS."""
+        return "" if self.identity is None else self.identity.pin
+
+    def identify(self, identity: tls.Identity) -> None:
+        """Speak TLS as the owner of a certificate, from the next connection on."""
+        if self._tls is None:
+            self._tls = tls.context(identity)
+        else:
+            tls.load(self._tls, identity)
+        self.identity = identity
+        tls.keep(self.identity_path, identity)
 
     def begin_session(self, user: str, originator: str) -> str:
         """Begin a session of a user who is known to be that, and give its reference."""

@@ -54,6 +54,7 @@ class XapiSession:
         originator: str,
         protocol: Protocol,
         ssl: ssl_module.SSLContext | None,
+        pin: str = "",
     ) -> None:
         self.url = url
         self._user = user
@@ -61,9 +62,9 @@ class XapiSession:
         self._originator = originator
         self._is_json = protocol != "xml"
         self._may_fall_back = protocol == "auto"
-        self._http = HttpClient(url, connections_max=CONNECTIONS_MAX, ssl=ssl)
+        self._http = HttpClient(url, connections_max=CONNECTIONS_MAX, ssl=ssl, pin=pin)
         # Events wait for long; they must not take a place from calls.
-        self._event_http = HttpClient(url, connections_max=1, ssl=ssl)
+        self._event_http = HttpClient(url, connections_max=1, ssl=ssl, pin=pin)
         self._ids = itertools.count(1)
         self._reference = ""
         self._is_adopted = False
@@ -79,15 +80,22 @@ class XapiSession:
         originator: str = "xenith",
         protocol: Protocol = "auto",
         ssl: ssl_module.SSLContext | None = None,
+        pin: str = "",
     ) -> Self:
-        """Begin a session.
+        """Begin a session; ``pin`` is the SHA-256 of the host's certificate, in hex.
 
         Raises:
             XapiFault: the host refuses: SESSION_AUTHENTICATION_FAILED, HOST_IS_SLAVE.
             Unavailable: the host does not answer.
         """
         session = cls(
-            url, user=user, password=password, originator=originator, protocol=protocol, ssl=ssl
+            url,
+            user=user,
+            password=password,
+            originator=originator,
+            protocol=protocol,
+            ssl=ssl,
+            pin=pin,
         )
         try:
             await session._login()
@@ -97,9 +105,9 @@ class XapiSession:
         return session
 
     @classmethod
-    def adopt(cls, url: str, reference: str, *, ssl: ssl_module.SSLContext | None = None) -> Self:
+    def adopt(cls, url: str, reference: str, *, pin: str = "") -> Self:
         """Go on with a session that another began; when it ends, it is not begun anew."""
-        session = cls(url, user="", password="", originator="", protocol="auto", ssl=ssl)
+        session = cls(url, user="", password="", originator="", protocol="auto", ssl=None, pin=pin)
         session._reference = reference
         session._is_adopted = True
         return session

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from xenith.toolstack import roles
 from xenith.toolstack.classes import (
+    certificates,
     event,
     host,
     lifecycle,
@@ -27,6 +28,7 @@ from xenith.toolstack.classes import (
 from xenith.toolstack.methods import Method, generate
 
 __all__ = [
+    "certificates",
     "event",
     "host",
     "lifecycle",

@@ -72,6 +72,8 @@ def migrate_receive(
         "host": ref,
         "address": record["address"],
         "master": url,
+        # Our own: by what the sender knows us, if we speak TLS.
+        "pin": host.pin,
         "xenops": f"{url}/services/xenops",
         "SM": f"{url}/services/SM",
         "session_id": host.begin_session(host.caller(), "migration"),
@@ -165,7 +167,9 @@ class _Far:
 
 
 def _far(dest: dict[str, str], target: str) -> _Far:
-    return _Far(XapiSession.adopt(dest["master"], dest["session_id"]), target)
+    return _Far(
+        XapiSession.adopt(dest["master"], dest["session_id"], pin=dest.get("pin", "")), target
+    )
 
 
 def _disks(host: HostServer, record: Record) -> list[tuple[str, Record]]:

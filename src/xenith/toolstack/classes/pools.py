@@ -40,10 +40,10 @@ async def _join(
         raise XapiFault("INVALID_VALUE", "master_address", address[:255])
     master = _fleet(host).find(address)
     scheme = "http" if master is None else master.url.partition("://")[0]
-    tls = None if master is None else master.client_tls()
+    pin = "" if master is None else master.pin
     try:
         session = await XapiSession.login(
-            f"{scheme}://{address}", user=user, password=password, originator="pool.join", ssl=tls
+            f"{scheme}://{address}", user=user, password=password, originator="pool.join", pin=pin
         )
     except Unavailable:
         raise XapiFault("POOL_JOINING_HOST_CONNECTION_FAILED") from None
