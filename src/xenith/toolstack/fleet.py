@@ -386,6 +386,19 @@ def _bring_up_to_date(host: HostServer) -> None:
         live=True,
         last_updated=host.now(),
     )
+    if not objects.all("SM"):
+        objects.create(
+            "SM",
+            name_label="File",
+            name_description="Disks as files in a directory",
+            type="file",
+            vendor="Xenith",
+            version=__version__,
+            required_api_version="1.0",
+            capabilities=[f"VDI_{name}" for name in ("CREATE", "DELETE", "CLONE", "RESIZE")],
+            features={f"VDI_{name}": "1" for name in ("CREATE", "DELETE", "CLONE", "RESIZE")},
+            supported_image_formats=["vhd"],
+        )
     for pbd in objects.get("host", own)["PBDs"]:
         sr = objects.get("PBD", pbd)["SR"]
         if not objects.get("SR", sr)["shared"]:

@@ -28,8 +28,12 @@ def furnish(host: HostServer) -> None:
     )
     pbd = objects.create("PBD", host=own, SR=sr, currently_attached=True)
     network = objects.create("network", name_label="Management", bridge="xenbr0")
+    card = objects.create(
+        "PIF_metrics", carrier=True, speed=1000, duplex=True, device_name="management"
+    )
     pif = objects.create(
         "PIF",
+        metrics=card,
         host=own,
         network=network,
         device="eth0",

@@ -55,7 +55,9 @@ _EXACT = {
         _POOL_ADMIN: "change_password create_from_db_file logout_subject_identifier "
         "get_all_subject_identifiers"
     },
-    "secret": {_POOL_OPERATOR: "get_value"},
+    # What a record shows, its value too, is for those who may set it.
+    "secret": {_POOL_OPERATOR: "get_value get_record get_all_records get_all_records_where"},
+    "VTPM": {_VM_ADMIN: "get_contents"},
     "task": {_READER: "create destroy cancel set_status set_progress set_result set_error_info"},
 }
 _BY_METHOD = {

@@ -111,6 +111,8 @@ class HostServer:
         self.identity_path: Path | None = None
         self._tls: ssl.SSLContext | None = None
         self._accounts = {"root": Account(password, "pool-admin"), **(accounts or {})}
+        #: What each session that asked by the old protocol has been told up to.
+        self.subscriptions: dict[str, Any] = {}
         #: The place of each session's role among the roles.
         self._ranks: dict[str, int] = {}
         self._transfers = transfers
@@ -161,6 +163,12 @@ class HostServer:
         """End all sessions that were begun here."""
         for session in list(self._last_used_s):
             self._forget_session(session)
+
+    def end_sessions_of(self, user: str) -> None:
+        """End the sessions of a user."""
+        for session, record in list(self.objects.all("session").items()):
+            if record["auth_user_name"] == user and session in self._last_used_s:
+                self._forget_session(session)
 
     # -- life
 
@@ -322,6 +330,10 @@ class HostServer:
         is_good = hmac.compare_digest(_bytes(password), _bytes(known.password))
         return account is not None and is_good
 
+    def session(self) -> str:
+        """Give the session that the call that runs was made with."""
+        return _CALLER.get()
+
     def caller(self) -> str:
         """Tell the user whose session the call that runs was made with."""
         ref = _CALLER.get()
@@ -354,6 +366,7 @@ class HostServer:
     def _forget_session(self, ref: str) -> None:
         del self._last_used_s[ref]
         del self._ranks[ref]
+        self.subscriptions.pop(ref, None)
         if self.objects.find("session", ref) is not None:
             self.objects.delete("session", ref)
 

@@ -18,6 +18,7 @@ async def furnished(sim_host):
     await sim_host.call("VIF.create", {"VM": vm, "network": network, "device": "0"})
     await sim_host.call("VM.start", vm, False, False)
     await sim_host.call("task.create", "mine", "")
+    await sim_host.call("host_cpu.get_all")
     return sim_host
 
 
@@ -32,6 +33,8 @@ async def test_a_record_has_the_fields_of_its_class_and_no_others(furnished):
         assert everything.keys() == set(refs)
         assert everything[refs[0]] == record
         for field, value in record.items():
+            if (class_name, field) == ("VTPM", "contents"):
+                continue  # what is kept there, and not where
             assert await furnished.call(f"{class_name}.get_{field}", refs[0]) == value
         assert await furnished.call(f"{class_name}.get_by_uuid", record["uuid"]) == refs[0]
 

@@ -6,13 +6,19 @@ from functools import lru_cache
 
 from xenith.toolstack import roles
 from xenith.toolstack.classes import (
+    appliances,
+    cards,
     certificates,
+    devices,
     event,
     host,
+    host_life,
     lifecycle,
     live,
+    message,
     migration,
     network,
+    people,
     pools,
     session,
     sr,
@@ -28,13 +34,19 @@ from xenith.toolstack.classes import (
 from xenith.toolstack.methods import Method, generate
 
 __all__ = [
+    "appliances",
+    "cards",
     "certificates",
+    "devices",
     "event",
     "host",
+    "host_life",
     "lifecycle",
     "live",
+    "message",
     "migration",
     "network",
+    "people",
     "pools",
     "session",
     "sr",
