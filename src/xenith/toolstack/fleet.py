@@ -168,12 +168,17 @@ class Fleet:
 
     @staticmethod
     def _listener(host: HostServer) -> DomainListener:
-        return lambda uuid, state, reason: changed_by_itself(host.pool.own(), uuid, state, reason)
+        # The coordinator may not be up yet; what it would write is the same.
+        return lambda uuid, state, reason: changed_by_itself(
+            host.pool.coordinator or host, uuid, state, reason
+        )
 
     @staticmethod
     def _hear_guest(host: HostServer, vm_uuid: str) -> None:
         if host.is_up:
-            host.tasks.start("guest's xenstore", guest_wrote(host.pool.own(), vm_uuid))
+            host.tasks.start(
+                "guest's xenstore", guest_wrote(host.pool.coordinator or host, vm_uuid)
+            )
 
     # -- pools
 
@@ -210,10 +215,6 @@ class Fleet:
             certificates.install(host, host.identity)
         self._ports[host.name].update(database=database, host=host.ref)
         self._write_place(host.name)
-
-    def renamed(self, pool: Pool) -> None:
-        """Write who answers for a pool now: its record does."""
-        del pool
 
     def _forget(self, pool: Pool) -> None:
         del self._pools[pool.name]

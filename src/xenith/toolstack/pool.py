@@ -115,6 +115,14 @@ class Pool:
             return own.engine
         return self.member(up[0] if up else seeing[0]).engine
 
+    def coordinator_address(self) -> str:
+        """Tell where the coordinator takes calls, be it up or not."""
+        if self.coordinator is not None:
+            return self.coordinator.address
+        master = self.objects.get("pool", self.objects.only("pool"))["master"]
+        record = self.objects.find("host", master)
+        return "" if record is None else str(record["address"])
+
     def own(self) -> HostServer:
         """Give the coordinator."""
         assert self.coordinator is not None, "a pool that acts has a coordinator"
@@ -251,6 +259,3 @@ class Neighbourhood(Protocol):
 
     def leave(self, host: HostServer) -> None:
         """Have a host leave its pool and be one of its own, as new."""
-
-    def renamed(self, pool: Pool) -> None:
-        """Write who answers for a pool now."""

@@ -227,8 +227,8 @@ class HostServer:
             if found is None or not found.is_async:
                 raise XapiFault("MESSAGE_METHOD_UNKNOWN", name)
         coordinator = self.pool.coordinator
-        if coordinator is not self and coordinator is not None and found.name not in _LOCAL:
-            raise XapiFault("HOST_IS_SLAVE", coordinator.address)
+        if coordinator is not self and found.name not in _LOCAL:
+            raise XapiFault("HOST_IS_SLAVE", self.pool.coordinator_address())
         if not found.is_open:
             self._check_session(params)
             if self._ranks[params[0]] < found.rank:

@@ -3,6 +3,7 @@
 import pytest
 
 from xenith.core.units import GIB, MIB
+from xenith.toolstack.journal import Entry, Journal
 from xenith.xapi import XapiFault, XapiSession
 
 PASSWORD = "pass-the-salt"
@@ -191,6 +192,8 @@ async def test_the_pool_is_recovered_when_its_coordinator_dies(pool):
     await session.call("pool.emergency_transition_to_master")
     await session.close()
     assert await pool.call("b", "VM.get_power_state", vm) == "Paused"
+    metrics = await pool.call("b", "host.get_metrics", a)
+    assert not await pool.call("b", "host_metrics.get_live", metrics)
     assert await pool.call("b", "pool.recover_slaves") == [c]
     assert await pool.fault("b", "VM.start_on", vm, a, False, False) != []
     fault = await pool.fault("b", "pool.designate_new_master", a)
@@ -230,3 +233,33 @@ async def test_an_event_of_every_host_is_told_by_the_coordinator(pool):
     batch = await session.events(["vm"], token, 1.0)
     assert batch.events[-1]["snapshot"]["power_state"] == "Halted"
     await session.close()
+
+
+async def test_a_host_that_is_back_before_its_coordinator_names_it(pool):
+    address = pool.host("a").address
+    await pool.kill()
+    await pool.start("b")
+    with pytest.raises(XapiFault) as caught:
+        await pool.session("b")
+    assert caught.value.description == ["HOST_IS_SLAVE", address]
+    await pool.add("a")
+    assert len(await pool.call("a", "host.get_all")) == 2
+
+
+async def test_a_host_of_a_journal_from_before_pools_is_as_it_was(sim_fleet):
+    await sim_fleet.start("a")
+    (own,) = await sim_fleet.call("a", "host.get_all")
+    uuid, port = await sim_fleet.call("a", "host.get_uuid", own), sim_fleet.host("a").address
+    await sim_fleet.kill()
+    journal = Journal(sim_fleet.directory / "journal")
+    entries = [
+        Entry(entry.host, "address", "", {"port": entry.record["port"]})
+        if entry.class_name == "address"
+        else entry
+        for entry in journal.read()
+    ]
+    journal.begin(entries)
+    journal.close()
+    await sim_fleet.start("a")
+    assert sim_fleet.host("a").address == port
+    assert await sim_fleet.call("a", "host.get_uuid", own) == uuid

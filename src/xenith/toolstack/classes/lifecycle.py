@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from xenith.toolstack.backends import DomainState
+from xenith.toolstack.classes import message
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes.host import write_free_memory
 from xenith.toolstack.classes.placement import give_back
@@ -118,6 +119,8 @@ def changed_by_itself(host: HostServer, vm_uuid: str, state: DomainState, reason
         # It may be the operation's own doing: the backend is asked when that has ended.
         host.unheard.add(ref)
         return
+    if state == "crashed":
+        message.tell(host, "VM_CRASHED", priority=1, kind="VM", uuid=vm_uuid)
     _follow(host, ref, host.objects.get("VM", ref), state)
 
 

@@ -160,9 +160,13 @@ def lead(host: HostServer) -> None:
         member.forget_sessions()
     pool.coordinator = host
     pool.objects.update("pool", pool.objects.only("pool"), master=host.ref)
+    for ref, member in pool.members.items():
+        if not member.is_up:
+            metrics = pool.objects.get("host", ref)["metrics"]
+            pool.objects.update("host_metrics", metrics, live=False)
 
 
-@method("pool.emergency_transition_to_master", is_open=False)
+@method("pool.emergency_transition_to_master")
 def emergency_transition_to_master(host: HostServer) -> None:
     """Answer for the pool from now on, whatever the others say. Source: XenAPI."""
     if host.pool.coordinator is not host:
