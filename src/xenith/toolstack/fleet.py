@@ -14,47 +14,31 @@ from typing import Any, NamedTuple
 from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
 from xenith.toolstack import tls
-from xenith.toolstack.backends import Backend, DomainListener, DomainState
+from xenith.toolstack.backends import Backend, DomainListener
 from xenith.toolstack.backends.live import LiveBackend
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.classes import certificates, table
+from xenith.toolstack.classes.host import show_operations
 from xenith.toolstack.classes.lifecycle import adopt, changed_by_itself
 from xenith.toolstack.classes.live import guest_wrote
-from xenith.toolstack.classes.vm import spec
 from xenith.toolstack.furnishing import furnish, move_in
 from xenith.toolstack.journal import Entry, Journal
-from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import VOLATILE, Objects, Record
 from xenith.toolstack.pool import Pool
+from xenith.toolstack.recovery import DERIVED, forget_half_made, hand_over
 from xenith.toolstack.roles import Account
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
 from xenith.toolstack.transfer import TRANSFERS
-from xenith.xapi import NULL
 
 #: The pseudo-class under which the journal keeps a host's port.
 _ADDRESS = "address"
-#: Sets that follow from other records: class, its field, the class it names, the set there. They
-#: are not kept, so that a change costs the same however many there are.
-DERIVED = (
-    ("VDI", "SR", "SR", "VDIs"),
-    ("VBD", "VM", "VM", "VBDs"),
-    ("VBD", "VDI", "VDI", "VBDs"),
-    ("VIF", "VM", "VM", "VIFs"),
-    ("VIF", "network", "network", "VIFs"),
-    ("VM", "resident_on", "host", "resident_VMs"),
-)
 #: Fields that follow from others, by class.
 _OF_THE_MOMENT = frozenset(("current_operations", "allowed_operations"))
 _NOT_KEPT: dict[str, frozenset[str]] = {
     class_name: frozenset(field for _, _, holder, field in DERIVED if holder == class_name)
     | (_OF_THE_MOMENT if class_name == "VM" else frozenset())
     for class_name in CLASSES
-}
-_DOMAINS: dict[str, DomainState] = {
-    "Running": "running",
-    "Paused": "paused",
-    "Suspended": "suspended",
 }
 
 
@@ -134,14 +118,14 @@ class Fleet:
             if found:
                 for (class_name, ref), record in found.items():
                     pool.objects.load(class_name, ref, record)
-                half_made = _forget_half_made(pool.objects)
+                half_made = forget_half_made(pool.objects)
             else:
                 furnish(host)
         own = known.get("host") or pool.objects.only("host")
         master = pool.objects.get("pool", pool.objects.only("pool"))["master"]
         host.enter(pool, own, is_coordinator=master == own)
         if isinstance(backend, SimBackend) and (found or len(pool.members) > 1):
-            _hand_over(host, backend)
+            hand_over(host, backend)
         await backend.start(self._listener(host))
         if isinstance(backend, LiveBackend):
             backend.watch_xenstore(lambda uuid: self._hear_guest(host, uuid))
@@ -379,7 +363,9 @@ def _bring_up_to_date(host: HostServer) -> None:
             "agent_start_time": now,
         },
         capabilities=["hvm-3.0-x86_64"],
+        editions=["free"],
     )
+    show_operations(host, own)
     objects.update(
         "host_metrics",
         objects.get("host", own)["metrics"],
@@ -404,62 +390,3 @@ def _bring_up_to_date(host: HostServer) -> None:
         sr = objects.get("PBD", pbd)["SR"]
         if not objects.get("SR", sr)["shared"]:
             objects.update("SR", sr, physical_size=capacity.disk_bytes)
-
-
-def _forget_half_made(objects: Objects) -> list[str]:
-    """Remove what a crash cut short, and fill the sets that are derived from other records.
-
-    Gives the uuids of disks that the backend may have without a record.
-    """
-    half_made: list[str] = []
-    for ref, record in list(objects.all("VDI").items()):
-        # A disk's location is written when its place on the backend is there.
-        if not record["location"]:
-            half_made.append(record["uuid"])
-            objects.delete("VDI", ref)
-    for class_name in ("VBD", "VIF"):
-        for ref, record in list(objects.all(class_name).items()):
-            if objects.find("VM", record["VM"]) is None:
-                objects.delete(class_name, ref)
-    for ref, record in objects.all("VBD").items():
-        if not is_null(record["VDI"]) and objects.find("VDI", record["VDI"]) is None:
-            objects.update("VBD", ref, VDI=NULL, empty=True)
-    for of, field, holder, holder_field in DERIVED:
-        for ref, record in objects.all(of).items():
-            objects.link(holder, record[field], holder_field, ref)
-    return half_made
-
-
-def _hand_over(host: HostServer, backend: SimBackend) -> None:
-    """Tell a simulated host what it ran in the process before."""
-    pool, objects = host.pool, host.objects
-    is_alone = objects.get("pool", objects.only("pool"))["master"] == host.ref and (
-        len(objects.all("host")) == 1
-    )
-    vms = [
-        record
-        for ref, record in objects.all("VM").items()
-        if is_alone or pool.place_of(ref, record) == host.ref
-    ]
-    disks = [
-        record
-        for record in objects.all("VDI").values()
-        if is_alone or pool.sees(host.ref, record["SR"])
-    ]
-    domids = [record["domid"] for record in vms]
-    for record in vms:
-        last = record["other_config"].get("last_dom_id", "")
-        # Clients may write anything there.
-        if last.isascii() and last.isdigit() and len(last) < 10:
-            domids.append(int(last))
-    backend.adopt(
-        {
-            record["uuid"]: _DOMAINS[record["power_state"]]
-            for record in vms
-            if record["power_state"] in _DOMAINS
-        },
-        {record["uuid"]: record["virtual_size"] for record in disks},
-        specs={record["uuid"]: spec(host, record) for record in vms},
-        used_bytes={record["uuid"]: record["physical_utilisation"] for record in disks},
-        last_domid=max([0, *domids]),
-    )

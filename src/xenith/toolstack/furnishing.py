@@ -45,7 +45,14 @@ def furnish(host: HostServer) -> None:
     objects.update("SR", sr, PBDs=[pbd])
     objects.update("network", network, PIFs=[pif])
     objects.update("host", own, PBDs=[pbd], PIFs=[pif], suspend_image_sr=sr, crash_dump_sr=sr)
-    objects.create("pool", master=own, default_SR=sr, suspend_image_SR=sr, crash_dump_SR=sr)
+    objects.create(
+        "pool",
+        master=own,
+        default_SR=sr,
+        suspend_image_SR=sr,
+        crash_dump_SR=sr,
+        allowed_operations=["designate_new_master"],
+    )
 
 
 #: What a host takes into another pool, by class, and the fields that name networks.

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Where a suspended VM of a pool has its memory, by the host's uuid.
 SUSPENDED_ON = "xenith-suspended-on"
+#: Which host a VM's domain was being handed to.
+MIGRATING_TO = "xenith-migrating-to"
 
 
 class Pool:

@@ -29,7 +29,10 @@ async def test_a_host_is_emptied_switched_off_and_on_again(pool):
     assert await pool.fault("a", "host.shutdown", b) == ["HOST_IN_USE", b, "VM", vm]
     await pool.call("a", "host.evacuate", b)
     assert await pool.call("a", "VM.get_resident_on", vm) == pool.host("a").ref
+    operations = await pool.call("a", "host.get_allowed_operations", b)
+    assert operations == ["enable", "evacuate", "reboot", "shutdown"]
     await pool.call("a", "host.shutdown", b)
+    assert await pool.call("a", "host.get_allowed_operations", b) == ["power_on"]
     metrics = await pool.call("a", "host.get_metrics", b)
     assert not await pool.call("a", "host_metrics.get_live", metrics)
     assert await pool.fault("a", "VM.pool_migrate", vm, b, {}) == ["HOST_DISABLED", b]

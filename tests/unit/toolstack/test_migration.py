@@ -1,5 +1,7 @@
 """VMs that go to another pool with their disks, as Nova's driver had them go."""
 
+import asyncio
+
 import pytest
 
 from xenith.core.units import GIB, MIB
@@ -137,6 +139,43 @@ async def test_a_migration_that_fails_leaves_the_vm_here_and_nothing_there(way):
     assert await way.fleet.call("b", "VDI.get_all") == []
     way.fleet.backends["b"].script = None
     await way.fleet.call("a", "VM.migrate_send", *way.params())
+
+
+async def test_a_vm_whose_receiver_may_have_it_runs_here_no_more(way):
+    await way.prepare()
+
+    def die(operation, _subject):
+        if operation == "domain_receive":
+            way.fleet.host("b").die()
+
+    way.fleet.backends["b"].script = die
+    fault = await way.fleet.fault("a", "VM.migrate_send", *way.params())
+    assert fault[0] == "VM_MIGRATE_FAILED"
+    assert await way.fleet.call("a", "VM.get_power_state", way.vm) == "Halted"
+    assert await way.fleet.backends["a"].running() == {}
+    await way.fleet.call("a", "VM.start", way.vm, False, False)
+
+
+async def test_a_sender_that_is_killed_while_it_hands_a_vm_over_does_not_run_it_again(way):
+    await way.prepare()
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def hang(operation, _subject):
+        if operation == "domain_receive":
+            begun.set()
+            await never.wait()
+
+    way.fleet.backends["b"].script = hang
+    sending = asyncio.ensure_future(way.fleet.call("a", "VM.migrate_send", *way.params()))
+    await begun.wait()
+    journal = (way.fleet.directory / "journal").read_bytes()
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    await way.fleet.kill()
+    (way.fleet.directory / "journal").write_bytes(journal)
+    await way.fleet.start("a", "b")
+    assert await way.fleet.call("a", "VM.get_power_state", way.vm) == "Halted"
+    assert await way.fleet.backends["a"].running() == {}
 
 
 async def test_disks_move_between_hosts_of_one_pool(way):

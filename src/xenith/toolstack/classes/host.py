@@ -32,12 +32,14 @@ def get_servertime(host: HostServer, ref: str) -> str:
 def disable(host: HostServer, ref: str) -> None:
     """Start no more VMs here."""
     host.objects.update("host", ref, enabled=False)
+    show_operations(host, ref)
 
 
 @method("host.enable", is_async=True)
 def enable(host: HostServer, ref: str) -> None:
     """Start VMs here again."""
     host.objects.update("host", ref, enabled=True)
+    show_operations(host, ref)
 
 
 @method("host.call_plugin", is_async=True)
@@ -49,6 +51,27 @@ async def call_plugin(
     called = find(plugin, function)
     result: str = await maybe(called(host, ref, args))
     return result
+
+
+def show_operations(host: HostServer, ref: str) -> None:
+    """Write what is being done to a host, and what else may be. Source: xapi_host_helpers."""
+    record = host.objects.find("host", ref)
+    if record is None:
+        return
+    running = host.operations.of(ref)
+    member = host.pool.members.get(ref)
+    if member is None or not member.is_up:
+        allowed = ["power_on"]
+    elif record["enabled"]:
+        allowed = ["evacuate", "provision", "vm_migrate", "vm_resume", "vm_start"]
+    else:
+        allowed = ["enable", "evacuate", "reboot", "shutdown"]
+    host.objects.update(
+        "host",
+        ref,
+        current_operations={operation.mark: operation.name for operation in running},
+        allowed_operations=[] if running else allowed,
+    )
 
 
 def free_memory_bytes(host: HostServer, ref: str | None = None) -> int:

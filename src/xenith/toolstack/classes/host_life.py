@@ -11,7 +11,7 @@ from typing import Any
 
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.classes import migration
-from xenith.toolstack.classes.host import free_memory_bytes
+from xenith.toolstack.classes.host import free_memory_bytes, show_operations
 from xenith.toolstack.classes.live import source
 from xenith.toolstack.classes.placement import check_boot
 from xenith.toolstack.methods import method
@@ -39,8 +39,13 @@ async def evacuate(
     """Move all VMs off a host. Source: XenAPI host.evacuate."""
     del network, batch_size  # one after the other, over the only network there is
     assert_can_evacuate(host, ref)
-    for vm, record in _residents(host, ref).items():
-        await migration.pool_migrate(host, vm, _refuge(host, record, ref), {"live": "true"})
+    try:
+        with host.operations.hold("host", ref, "evacuate"):
+            show_operations(host, ref)
+            for vm, record in _residents(host, ref).items():
+                await migration.pool_migrate(host, vm, _refuge(host, record, ref), {"live": "true"})
+    finally:
+        show_operations(host, ref)
 
 
 def _refuge(host: HostServer, record: dict[str, Any], leaving: str) -> str:
@@ -115,6 +120,7 @@ def shutdown(host: HostServer, ref: str) -> None:
         host.tasks.start("power", _go_down(host))
     else:
         member.die()
+        show_operations(host, ref)
 
 
 async def _go_down(host: HostServer) -> None:
@@ -153,6 +159,7 @@ def _has_booted(host: HostServer, ref: str) -> None:
     config = {**record["other_config"], **times}
     host.objects.update("host", ref, enabled=True, other_config=config)
     host.objects.update("host_metrics", record["metrics"], live=True, last_updated=host.now())
+    show_operations(host, ref)
 
 
 def _simulated_only(host: HostServer, ref: str) -> None:

@@ -24,6 +24,7 @@ from xenith.toolstack.classes.lifecycle import (
     bad_state,
     check_operation,
     has_started,
+    has_stopped,
     operation,
     set_power,
     show_operations,
@@ -38,6 +39,7 @@ from xenith.toolstack.classes.placement import (
 from xenith.toolstack.classes.vm import spec
 from xenith.toolstack.methods import is_null, method
 from xenith.toolstack.objects import Record
+from xenith.toolstack.pool import MIGRATING_TO
 from xenith.toolstack.schema import CLASSES, coerce
 from xenith.toolstack.server import HostServer
 from xenith.xapi import NULL, XapiSession
@@ -336,14 +338,59 @@ async def _send_far(
             "state": state,
             "xenstore": xenstore,
         }
-        return str(await far.call("VM.migrate_accept", target, wanted))
+        if move is not None:
+            _mark(host, ref, target)
+        return await _hand_over(far, target, wanted, ref)
+    except _Unknown:
+        # Two of it must not run: it stays down here until someone knows better.
+        give_back(host, ref)
+        has_stopped(host, ref, "Halted")
+        _mark(host, ref, "")
+        raise XapiFault("VM_MIGRATE_FAILED", ref, "", target, "it may have been accepted") from None
     except BaseException:
+        _mark(host, ref, "")
         if move is not None:
             await _simulated(host, ref, record).domain_receive(move)
         for vdi in made.values():
             with contextlib.suppress(XapiFault):
                 await far.call("VDI.destroy", vdi)
         raise
+
+
+class _Unknown(Exception):
+    """The receiver may have accepted, or not."""
+
+
+async def _hand_over(far: _Far, target: str, wanted: dict[str, Any], ref: str) -> str:
+    """Have the receiver accept; if its answer is lost, find out whether it has.
+
+    Raises:
+        _Unknown: that cannot be found out.
+        XapiFault: it has not.
+    """
+    try:
+        return str(await far.call("VM.migrate_accept", target, wanted))
+    except XapiFault as lost:
+        if lost.code != "CANNOT_CONTACT_HOST":
+            raise
+        try:
+            uuid = wanted["vm"].get("uuid", ref)
+            return str(await far.call("VM.get_by_uuid", uuid))
+        except XapiFault as found:
+            if found.code == "UUID_INVALID":
+                raise lost from None
+            raise _Unknown from None
+
+
+def _mark(host: HostServer, ref: str, target: str) -> None:
+    """Note on the disk that a VM's domain is being handed on: after a kill it starts nowhere."""
+    config = host.objects.get("VM", ref)["other_config"]
+    kept = {key: value for key, value in config.items() if key != MIGRATING_TO}
+    if target:
+        kept[MIGRATING_TO] = target
+    if kept != config:
+        host.objects.update("VM", ref, other_config=kept)
+        host.flush()
 
 
 def _simulated(host: HostServer, ref: str, record: Record) -> SimBackend:
