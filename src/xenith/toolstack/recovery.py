@@ -1,4 +1,4 @@
-"""What a fleet makes of its journal after a kill: whole records, and simulated guests that live on."""
+"""What a fleet makes of its journal after a kill: whole records, and guests that live on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The cards of hosts: PIFs, and what is made of them: VLANs, bonds and tunnels.
+"""The cards of hosts: PIFs, their addresses, and what their drivers do.
 
 What a card is told is kept; on these backends the networks of guests are the records alone.
-Source: XenAPI classes PIF, VLAN, Bond, tunnel, network.
+Source: XenAPI class PIF.
 """
 
 from __future__ import annotations
@@ -12,20 +12,14 @@ from typing import Any
 
 from xenith.toolstack.methods import is_null, method
 from xenith.toolstack.server import HostServer
-from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
 
-#: Source: IEEE 802.1Q.
-VLAN_MAX = 4094
-#: Source: XenAPI, enum bond_mode.
-BOND_MODES = ("balance-slb", "active-backup", "lacp")
-#: Cards of one bond. Source: XenServer.
-BOND_MEMBERS_MAX = 4
-_MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 
 
-def _make(server: HostServer, **fields: Any) -> str:
+def make_card(server: HostServer, **fields: Any) -> str:
+    """Make a card's record, and link it to its host and network."""
     metrics = server.objects.create(
         "PIF_metrics", carrier=True, speed=1000, duplex=True, last_updated=server.now()
     )
@@ -36,7 +30,8 @@ def _make(server: HostServer, **fields: Any) -> str:
     return ref
 
 
-def _remove(host: HostServer, ref: str) -> None:
+def remove_card(host: HostServer, ref: str) -> None:
+    """Remove a card's record and what refers to it."""
     record = host.objects.get("PIF", ref)
     host.objects.delete("PIF", ref)
     host.objects.unlink("host", record["host"], "PIFs", ref)
@@ -49,7 +44,7 @@ def _remove(host: HostServer, ref: str) -> None:
 def introduce(host: HostServer, on: str, mac: str, device: str, managed: bool = True) -> str:
     """Note a card of a host, with a network of its own. Source: XenAPI PIF.introduce."""
     host.objects.get("host", on)
-    if mac and _MAC.fullmatch(mac) is None:
+    if mac and MAC.fullmatch(mac) is None:
         raise XapiFault("MAC_INVALID", mac)
     if _DEVICE.fullmatch(device) is None:
         raise XapiFault("INVALID_VALUE", "device", device[:100])
@@ -63,7 +58,7 @@ def introduce(host: HostServer, on: str, mac: str, device: str, managed: bool = 
         name_label=f"Pool-wide network associated with {device}",
         bridge=f"xenbr{device.removeprefix('eth')}",
     )
-    return _make(
+    return make_card(
         host,
         host=on,
         network=network,
@@ -88,9 +83,9 @@ def db_introduce(
     """Note a card by its record alone. Source: XenAPI PIF.db_introduce."""
     host.objects.get("network", network)
     host.objects.get("host", on)
-    if mac and _MAC.fullmatch(mac) is None:
+    if mac and MAC.fullmatch(mac) is None:
         raise XapiFault("MAC_INVALID", mac)
-    return _make(
+    return make_card(
         host,
         host=on,
         network=network,
@@ -110,7 +105,7 @@ def forget(host: HostServer, ref: str) -> None:
     if not record["physical"]:
         raise XapiFault("PIF_IS_VLAN" if record["VLAN"] >= 0 else "PIF_IS_NOT_PHYSICAL", ref)
     _check_free(ref, record)
-    _remove(host, ref)
+    remove_card(host, ref)
 
 
 def _check_free(ref: str, record: dict[str, Any]) -> None:
@@ -251,302 +246,3 @@ def set_property(host: HostServer, ref: str, name: str, value: str) -> None:
     if name != "gro" or value not in ("on", "off"):
         raise XapiFault("INVALID_VALUE", "properties", f"{name} = {value}"[:100])
     host.objects.update("PIF", ref, properties={**record["properties"], name: value})
-
-
-# -- VLANs
-
-
-def _make_vlan(host: HostServer, tagged: str, network: str, tag: int) -> str:
-    """Make a VLAN on a card; give the card that has it untagged."""
-    record = host.objects.get("PIF", tagged)
-    host.objects.get("network", network)
-    if not 0 <= tag <= VLAN_MAX:
-        raise XapiFault("VLAN_TAG_INVALID", tag)
-    if record["VLAN"] >= 0:
-        raise XapiFault("PIF_IS_VLAN", tagged)
-    if not is_null(record["bond_slave_of"]):
-        raise XapiFault("CANNOT_ADD_VLAN_TO_BOND_SLAVE", tagged)
-    for row in host.objects.all("PIF").values():
-        if row["host"] != record["host"]:
-            continue
-        if row["device"] == record["device"] and row["VLAN"] == tag:
-            raise XapiFault("PIF_VLAN_EXISTS", tagged)
-        if row["network"] == network:
-            raise XapiFault("NETWORK_ALREADY_CONNECTED", record["host"], row["device"])
-    untagged = _make(
-        host,
-        host=record["host"],
-        network=network,
-        device=record["device"],
-        MAC=record["MAC"],
-        MTU=record["MTU"],
-        VLAN=tag,
-        currently_attached=record["currently_attached"],
-    )
-    made = host.objects.create("VLAN", tagged_PIF=tagged, untagged_PIF=untagged, tag=tag)
-    host.objects.update("PIF", untagged, VLAN_master_of=made)
-    host.objects.link("PIF", tagged, "VLAN_slave_of", made)
-    return untagged
-
-
-@method("VLAN.create", is_async=True)
-def create_vlan(host: HostServer, tagged: str, tag: int, network: str) -> str:
-    """Make a VLAN on one host's card. Source: XenAPI VLAN.create."""
-    untagged = _make_vlan(host, tagged, network, tag)
-    return str(host.objects.get("PIF", untagged)["VLAN_master_of"])
-
-
-@method("VLAN.destroy", is_async=True)
-def destroy_vlan(host: HostServer, ref: str) -> None:
-    """Remove a VLAN that nothing runs on. Source: XenAPI VLAN.destroy."""
-    record = host.objects.get("VLAN", ref)
-    untagged = host.objects.get("PIF", record["untagged_PIF"])
-    if untagged["management"]:
-        raise XapiFault("PIF_IS_MANAGEMENT_INTERFACE", record["untagged_PIF"])
-    if untagged["currently_attached"]:
-        unplug(host, record["untagged_PIF"])
-    host.objects.unlink("PIF", record["tagged_PIF"], "VLAN_slave_of", ref)
-    host.objects.delete("VLAN", ref)
-    _remove(host, record["untagged_PIF"])
-
-
-@method("PIF.create_VLAN", is_async=True)
-def pif_create_vlan(host: HostServer, device: str, network: str, on: str, tag: int) -> str:
-    """Make a VLAN on a host's card of a name. Source: XenAPI PIF.create_VLAN."""
-    host.objects.get("host", on)
-    return _make_vlan(host, _untagged(host, on, device), network, tag)
-
-
-def _untagged(host: HostServer, on: str, device: str) -> str:
-    for ref, row in host.objects.all("PIF").items():
-        if row["host"] == on and row["device"] == device and row["VLAN"] == -1:
-            return ref
-    raise XapiFault("PIF_DEVICE_NOT_FOUND")
-
-
-@method("pool.create_VLAN", is_async=True)
-def pool_create_vlan(host: HostServer, device: str, network: str, tag: int) -> list[str]:
-    """Make a VLAN on the cards of a name of all hosts, or none. Source: pool.create_VLAN."""
-    return _on_all(host, [_untagged(host, on, device) for on in host.pool.members], network, tag)
-
-
-@method("pool.create_VLAN_from_PIF", is_async=True)
-def pool_create_vlan_from_pif(host: HostServer, pif: str, network: str, tag: int) -> list[str]:
-    """Make a VLAN beside a card on all hosts, or none. Source: pool.create_VLAN_from_PIF."""
-    own = host.objects.get("PIF", pif)["network"]
-    return _on_all(host, list(host.objects.get("network", own)["PIFs"]), network, tag)
-
-
-def _on_all(host: HostServer, cards: list[str], network: str, tag: int) -> list[str]:
-    made: list[str] = []
-    try:
-        for card in cards:
-            made.append(_make_vlan(host, card, network, tag))  # noqa: PERF401 - undone in part
-    except XapiFault:
-        for ref in made:
-            destroy_vlan(host, host.objects.get("PIF", ref)["VLAN_master_of"])
-        raise
-    return made
-
-
-# -- bonds
-
-
-@method("Bond.create", is_async=True)
-def create_bond(
-    host: HostServer,
-    network: str,
-    members: list[str],
-    mac: str,
-    mode: str = "balance-slb",
-    properties: dict[str, str] | None = None,
-) -> str:
-    """Make one card of several. Source: XenAPI Bond.create."""
-    host.objects.get("network", network)
-    rows = {ref: host.objects.get("PIF", ref) for ref in members}
-    if mode not in BOND_MODES:
-        raise XapiFault("INVALID_VALUE", "mode", mode)
-    if mac and _MAC.fullmatch(mac) is None:
-        raise XapiFault("MAC_INVALID", mac)
-    if not 2 <= len(rows) <= BOND_MEMBERS_MAX:
-        raise XapiFault("PIF_BOND_NEEDS_MORE_MEMBERS")
-    if len({row["host"] for row in rows.values()}) != 1:
-        raise XapiFault("PIF_BOND_CANNOT_CROSS_HOSTS")
-    for ref, row in rows.items():
-        if not is_null(row["bond_slave_of"]):
-            raise XapiFault("PIF_ALREADY_BONDED", ref)
-        if row["VLAN"] >= 0:
-            raise XapiFault("PIF_VLAN_EXISTS", ref)
-    first = next((row for row in rows.values() if row["management"]), next(iter(rows.values())))
-    number = sum(1 for row in host.objects.all("PIF").values() if row["bond_master_of"])
-    taken = ("management", "IP", "netmask", "gateway", "DNS", "ip_configuration_mode")
-    master = _make(
-        host,
-        host=first["host"],
-        network=network,
-        device=f"bond{number}",
-        MAC=mac.lower() or first["MAC"],
-        MTU=host.objects.get("network", network)["MTU"],
-        currently_attached=True,
-        **{name: first[name] for name in taken},
-    )
-    primary = next(ref for ref, row in rows.items() if row is first)
-    bond = host.objects.create(
-        "Bond",
-        master=master,
-        slaves=list(rows),
-        primary_slave=primary,
-        mode=mode,
-        properties=properties or {},
-        links_up=len(rows),
-    )
-    host.objects.update("PIF", master, bond_master_of=[bond])
-    for ref in rows:
-        host.objects.update(
-            "PIF",
-            ref,
-            bond_slave_of=bond,
-            management=False,
-            currently_attached=False,
-            ip_configuration_mode="None",
-            IP="",
-            netmask="",
-            gateway="",
-            DNS="",
-        )
-    return bond
-
-
-@method("Bond.destroy", is_async=True)
-def destroy_bond(host: HostServer, ref: str) -> None:
-    """Make several cards again of one; the first has its addresses. Source: Bond.destroy."""
-    record = host.objects.get("Bond", ref)
-    master = host.objects.get("PIF", record["master"])
-    if master["VLAN_slave_of"]:
-        raise XapiFault("PIF_VLAN_STILL_EXISTS", record["master"])
-    taken = ("management", "IP", "netmask", "gateway", "DNS", "ip_configuration_mode")
-    for slave in record["slaves"]:
-        host.objects.update("PIF", slave, bond_slave_of=NULL)
-    host.objects.update(
-        "PIF",
-        record["primary_slave"],
-        currently_attached=True,
-        **{name: master[name] for name in taken},
-    )
-    host.objects.delete("Bond", ref)
-    _remove(host, record["master"])
-
-
-@method("Bond.set_mode", is_async=True)
-def set_bond_mode(host: HostServer, ref: str, mode: str) -> None:
-    """Choose how a bond spreads what it carries. Source: XenAPI Bond.set_mode."""
-    host.objects.get("Bond", ref)
-    if mode not in BOND_MODES:
-        raise XapiFault("INVALID_VALUE", "mode", mode)
-    host.objects.update("Bond", ref, mode=mode)
-
-
-@method("Bond.set_property", is_async=True)
-def set_bond_property(host: HostServer, ref: str, name: str, value: str) -> None:
-    """Set a property of a bond. Source: XenAPI Bond.set_property."""
-    record = host.objects.get("Bond", ref)
-    if name not in ("hashing_algorithm", "lacp-time", "lacp-aggregation-key"):
-        raise XapiFault("INVALID_VALUE", "properties", name[:100])
-    host.objects.update("Bond", ref, properties={**record["properties"], name: value})
-
-
-# -- tunnels
-
-
-@method("tunnel.create", is_async=True)
-def create_tunnel(host: HostServer, transport: str, network: str, protocol: str = "gre") -> str:
-    """Carry a network over a card. Source: XenAPI tunnel.create."""
-    record = host.objects.get("PIF", transport)
-    host.objects.get("network", network)
-    if protocol not in ("gre", "vxlan"):
-        raise XapiFault("INVALID_VALUE", "protocol", protocol)
-    if not is_null(record["bond_slave_of"]):
-        raise XapiFault("CANNOT_ADD_TUNNEL_TO_BOND_SLAVE", transport)
-    if record["tunnel_access_PIF_of"]:
-        raise XapiFault("IS_TUNNEL_ACCESS_PIF", transport)
-    for row in host.objects.all("PIF").values():
-        if row["host"] == record["host"] and row["network"] == network:
-            raise XapiFault("NETWORK_ALREADY_CONNECTED", record["host"], row["device"])
-    number = len(host.objects.all("tunnel"))
-    access = _make(host, host=record["host"], network=network, device=f"tunnel{number}")
-    made = host.objects.create(
-        "tunnel",
-        access_PIF=access,
-        transport_PIF=transport,
-        protocol=protocol,
-        status={"active": "false"},
-    )
-    host.objects.update("PIF", access, tunnel_access_PIF_of=[made])
-    host.objects.link("PIF", transport, "tunnel_transport_PIF_of", made)
-    return made
-
-
-@method("tunnel.destroy", is_async=True)
-def destroy_tunnel(host: HostServer, ref: str) -> None:
-    """Carry a network no more. Source: XenAPI tunnel.destroy."""
-    record = host.objects.get("tunnel", ref)
-    host.objects.unlink("PIF", record["transport_PIF"], "tunnel_transport_PIF_of", ref)
-    host.objects.delete("tunnel", ref)
-    _remove(host, record["access_PIF"])
-
-
-# -- networks
-
-
-@method("network.add_purpose", is_async=True)
-def add_purpose(host: HostServer, ref: str, value: str) -> None:
-    """Say what a network is for. Source: XenAPI network.add_purpose."""
-    record = host.objects.get("network", ref)
-    if value not in ("nbd", "insecure_nbd"):
-        raise XapiFault("INVALID_VALUE", "purpose", value)
-    if value in record["purpose"]:
-        raise XapiFault("NETWORK_ALREADY_HAS_PURPOSE", ref, value)
-    clashing = {"nbd": "insecure_nbd", "insecure_nbd": "nbd"}[value]
-    for other in host.objects.all("network").values():
-        if clashing in other["purpose"]:
-            raise XapiFault("NETWORK_INCOMPATIBLE_PURPOSES", value, clashing)
-    host.objects.update("network", ref, purpose=[*record["purpose"], value])
-
-
-@method("network.remove_purpose", is_async=True)
-def remove_purpose(host: HostServer, ref: str, value: str) -> None:
-    """Say what a network is for no more. Source: XenAPI network.remove_purpose."""
-    host.objects.get("network", ref)
-    host.objects.unlink("network", ref, "purpose", value)
-
-
-@method("network.set_default_locking_mode", is_async=True)
-def set_default_locking_mode(host: HostServer, ref: str, value: str) -> None:
-    """Say what passes for VIFs that say nothing themselves. Source: XenAPI network."""
-    record = host.objects.get("network", ref)
-    if value not in ("unlocked", "disabled"):
-        raise XapiFault("INVALID_VALUE", "default_locking_mode", value)
-    for vif in record["VIFs"]:
-        row = host.objects.get("VIF", vif)
-        if row["currently_attached"] and row["locking_mode"] == "network_default":
-            raise XapiFault("VIF_IN_USE", ref, vif)
-    host.objects.update("network", ref, default_locking_mode=value)
-
-
-@method("network.attach_for_vm")
-def attach_for_vm(host: HostServer, on: str, vm: str) -> None:
-    """Bring up what a VM's networks need on a host. Source: XenAPI network.attach_for_vm."""
-    host.objects.get("host", on)
-    for vif in host.objects.get("VM", vm)["VIFs"]:
-        network = host.objects.get("VIF", vif)["network"]
-        for pif in host.objects.get("network", network)["PIFs"]:
-            row = host.objects.get("PIF", pif)
-            if row["host"] == on and not row["currently_attached"]:
-                plug(host, pif)
-
-
-@method("network.detach_for_vm")
-def detach_for_vm(host: HostServer, on: str, vm: str) -> None:
-    """Take down what a VM's networks needed; cards stay up for others. Source: XenAPI."""
-    host.objects.get("host", on)
-    host.objects.get("VM", vm)
