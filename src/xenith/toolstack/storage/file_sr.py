@@ -65,10 +65,18 @@ class FileSr:
     ) -> None:
         self.repository = repository
         self._size_bytes_max = size_bytes_max
-        self._quiet = quiet
+        self._quiets = [quiet]
+        #: How many hosts of this process have it.
+        self._user_count = 1
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="sr call")
         # Of their own, so that no call waits for somebody's slow line.
         self._streams = ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="sr stream")
+
+    def share(self, quiet: Quiet = nobody_writes) -> FileSr:
+        """Let another host of this process have the directory too, until it closes it."""
+        self._user_count += 1
+        self._quiets.append(quiet)
+        return self
 
     async def has(self, vdi_uuid: str) -> bool:
         """Tell whether a disk lies here."""
@@ -101,7 +109,10 @@ class FileSr:
 
     async def snapshot(self, vdi_uuid: str, source_uuid: str) -> None:
         """Make a disk that keeps what another holds now."""
-        async with self._quiet(source_uuid) as is_quiet:
+        async with contextlib.AsyncExitStack() as stack:
+            # A disk that is written has one writer, on one of the hosts.
+            held = [await stack.enter_async_context(quiet(source_uuid)) for quiet in self._quiets]
+            is_quiet = any(held)
             await self._run(
                 partial(self.repository.snapshot, source_uuid, vdi_uuid, is_quiet=is_quiet)
             )
@@ -168,7 +179,10 @@ class FileSr:
         return await self._run(self.repository.collect, is_stream=True)
 
     async def close(self) -> None:
-        """Let the directory go, when what is being done has been."""
+        """Let the directory go, when what is being done has been, and no other host has it."""
+        self._user_count -= 1
+        if self._user_count:
+            return
         await self._run(self.repository.close)
         self._calls.shutdown(wait=False)
         self._streams.shutdown(wait=False)

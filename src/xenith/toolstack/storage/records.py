@@ -29,7 +29,7 @@ async def refresh(host: HostServer, sr: str) -> Contents | None:
     Safe to repeat, and at any time: what changes meanwhile is told by the next. Of many that are
     asked for at once, one is done.
     """
-    attached = host.storage.attached.get(sr)
+    attached = host.storage.find(sr)
     if attached is None:
         return None
     attached.asked_count += 1
