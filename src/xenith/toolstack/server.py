@@ -194,6 +194,8 @@ class HostServer:
             raise Unavailable(f"host {self.name}: port {port} cannot be had: {error}") from error
         bound: int = self._server.sockets[0].getsockname()[1]
         self.address = f"{host}:{bound}"
+        # One that lost its power may be on again.
+        self.is_up = True
         return bound
 
     async def stop(self) -> None:
