@@ -58,7 +58,8 @@ async def test_a_copy_that_fails_leaves_no_disk_behind(sim_host):
     assert set(await sim_host.call("VDI.get_all")) - set(before) <= {
         ref
         for ref, record in (await sim_host.call("VDI.get_all_records")).items()
-        if not record["location"]
+        # A base copy is left to garbage collection.
+        if not record["location"] or not record["managed"]
     }
     assert len(await sim_host.call("VM.get_all")) == 1
 
@@ -80,6 +81,18 @@ async def test_a_snapshot_of_a_running_vm_is_a_template_with_its_cards_and_disks
     assert await sim_host.fault("VM.start", kept, False, False) == ["VM_IS_TEMPLATE", kept]
     await sim_host.call("VM.destroy", kept)
     assert await sim_host.call("VM.get_snapshots", vm) == []
+
+
+async def test_a_suspended_vm_is_cloned_and_keeps_its_disk(sim_host):
+    vm, vdi = await make_server(sim_host)
+    await sim_host.call("VM.start", vm, False, False)
+    await sim_host.call("VM.suspend", vm)
+    made = await sim_host.call("VM.clone", vm, "second")
+    disk = await sim_host.call("VDI.get_record", await disk_of(sim_host, made))
+    assert (disk["managed"], disk["is_a_snapshot"]) == (True, False)
+    assert await sim_host.call("VDI.get_snapshots", vdi) == []
+    await sim_host.call("VM.resume", vm, False, False)
+    await sim_host.call("VM.start", made, False, False)
 
 
 async def test_disks_that_are_to_be_ignored_are_left_out_of_a_snapshot(sim_host):
