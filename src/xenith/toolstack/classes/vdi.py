@@ -87,9 +87,15 @@ async def snapshot(host: HostServer, ref: str, driver_params: dict[str, str] | N
 async def copy(
     host: HostServer, ref: str, sr: str, base_vdi: str = NULL, into_vdi: str = NULL
 ) -> str:
-    """Make a disk with this one's contents that shares nothing with it. Source: XenAPI VDI.copy."""
-    if not (is_null(base_vdi) and is_null(into_vdi)):
-        raise XapiFault("VALUE_NOT_SUPPORTED", "into_vdi", into_vdi, "a copy is a new disk here")
+    """Make a disk with this one's contents that shares nothing with it; or give them to one.
+
+    Of a disk ``into_vdi`` that holds what ``base_vdi`` does, only what differs is written.
+    Source: XenAPI VDI.copy.
+    """
+    if not is_null(into_vdi):
+        return await _copy_into(host, ref, base_vdi, into_vdi)
+    if not is_null(base_vdi):
+        raise XapiFault("VALUE_NOT_SUPPORTED", "base_vdi", base_vdi, "name an into_vdi too")
     fields = _inherited(host.objects.get("VDI", ref), None)
     _check_room(host, sr, NULL, fields["virtual_size"], fields["virtual_size"])
     fields.update(SR=sr)
@@ -97,6 +103,21 @@ async def copy(
     async with doing(host, ref, "copy") as source:
         own = host.storage.get(source["SR"])
         return await _make(host, fields, lambda _, uuid: own.copy(uuid, source["uuid"], target))
+
+
+async def _copy_into(host: HostServer, ref: str, base_vdi: str, into_vdi: str) -> str:
+    sr = host.objects.get("VDI", ref)["SR"]
+    base = None if is_null(base_vdi) else host.objects.get("VDI", base_vdi)
+    if base is not None and base["SR"] != sr:
+        raise XapiFault("VDI_NOT_AVAILABLE", base_vdi)
+    async with doing(host, ref, "copy") as source, doing(host, into_vdi, "import") as target:
+        stream = host.storage.get(sr).read(
+            source["uuid"], "vhd", base_uuid="" if base is None else base["uuid"]
+        )
+        async with contextlib.aclosing(stream) as pieces:
+            await host.storage.get(target["SR"]).fill(target["uuid"], "vhd", pieces)
+    await records.refresh(host, target["SR"])
+    return into_vdi
 
 
 @method("VDI.resize", is_async=True)
