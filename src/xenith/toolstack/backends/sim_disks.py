@@ -163,9 +163,16 @@ class SimRepository:
         links = dict.fromkeys(
             link for uuid in vdi_uuids if uuid in self._disks for link in self._chain(uuid)
         )
-        own = {uuid: disk for uuid, disk in self._disks.items() if disk.sr_uuid == self._sr_uuid}
-        vdis = {uuid: self._told(uuid, own[uuid], ()) for uuid in links if uuid in own}
-        return Contents(vdis, self._use(own))
+        vdis = {uuid: self._told(uuid, self._disks[uuid], ()) for uuid in links}
+        # A host is asked this at each change: one pass, and nothing made for it.
+        own = self._sr_uuid
+        used = sum([disk.used_bytes for disk in self._disks.values() if disk.sr_uuid == own])
+        use = SrUse(
+            physical_size_bytes=self._capacity_bytes,
+            physical_utilisation_bytes=used,
+            virtual_allocation_bytes=0,
+        )
+        return Contents(vdis, use)
 
     def _use(self, own: Mapping[str, SimDisk]) -> SrUse:
         return SrUse(

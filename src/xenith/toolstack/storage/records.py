@@ -83,9 +83,11 @@ async def look(host: HostServer, sr: str, *refs: str) -> None:
                 _tell(host, host.objects.by_uuid("VDI", uuid), vdi)
         if host.objects.find("SR", sr) is not None:
             allocated = sum(
-                record["virtual_size"]
-                for record in host.objects.all("VDI").values()
-                if record["SR"] == sr and record["managed"]
+                [
+                    record["virtual_size"]
+                    for record in host.objects.all("VDI").values()
+                    if record["SR"] == sr and record["managed"]
+                ]
             )
             use = replace(contents.use, virtual_allocation_bytes=allocated)
             _tell_use(host, sr, use)
