@@ -72,6 +72,8 @@ OPEN: dict[str, set[str]] = {
     # What a cell says is good by its signature, or by its one-time token.
     "xenith": {
         "cell_images.open",
+        "cell_images.store",
+        "cell_images.drop",
         "cells.join",
     },
 }

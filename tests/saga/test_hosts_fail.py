@@ -152,7 +152,11 @@ async def test_when_no_host_is_left_the_server_is_in_error_with_the_reasons(
     await cloud.delete(server_id)
     await settle(cloud)
     await cloud.until_sound(invariants)
-    assert [vdi for _, vdi in cloud.objects("VDI") if "image" not in vdi["name_label"]] == []
+    assert [
+        vdi
+        for _, vdi in cloud.objects("VDI")
+        if vdi["managed"] and "image" not in vdi["name_label"]
+    ] == []
 
 
 async def test_an_image_that_is_no_disk_is_not_tried_elsewhere_and_the_tenant_is_told(
