@@ -303,5 +303,5 @@ def _empty_vhd(size_bytes: int, base_uuid: str, world: World) -> bytes:
     sink = PipeSink(stream)
     parent = Parent(uuid=UUID(base_uuid), name=file_of(base_uuid)) if base_uuid else None
     plan = layout(size_bytes, sink, world=world, parent=parent)
-    write_blocks(plan, [], sink, lambda _block, _buffer: [])
+    write_blocks(plan, [], sink, lambda _block: [])
     return stream.getvalue()
