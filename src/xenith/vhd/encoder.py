@@ -177,7 +177,7 @@ def load_whole(disk: Disk, block: int, buffer: memoryview) -> Iterator[Part]:
         yield BITMAP_BYTES + offset - begin, view
 
 
-def _unless_zero(parts: Iterator[Part]) -> Iterator[Part]:
+def _unless_zero(parts: Iterable[Part]) -> Iterator[Part]:
     """Give a bitmap and what is behind it, from the first part on that is not zero."""
     bitmap = next(parts)
     for part in parts:
