@@ -159,7 +159,7 @@ def encode_dynamic(disk: Disk, sink: Sink, *, world: World, find_zeros: bool = F
     plan = layout(disk.size_bytes, sink, world=world)
     buffer = memoryview(bytearray(CHUNK_BYTES))
 
-    def load(block: int) -> Iterable[Part]:
+    def load(block: int) -> Iterator[Part]:
         parts = load_whole(disk, block, buffer)
         return parts if sink.in_order else _unless_zero(parts)
 
@@ -177,7 +177,7 @@ def load_whole(disk: Disk, block: int, buffer: memoryview) -> Iterator[Part]:
         yield BITMAP_BYTES + offset - begin, view
 
 
-def _unless_zero(parts: Iterable[Part]) -> Iterator[Part]:
+def _unless_zero(parts: Iterator[Part]) -> Iterator[Part]:
     """Give a bitmap and what is behind it, from the first part on that is not zero."""
     bitmap = next(parts)
     for part in parts:
