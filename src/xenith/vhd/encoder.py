@@ -159,7 +159,7 @@ def encode_dynamic(disk: Disk, sink: Sink, *, world: World, find_zeros: bool = F
     plan = layout(disk.size_bytes, sink, world=world)
     buffer = memoryview(bytearray(CHUNK_BYTES))
 
-    def load(block: int) -> Iterable[Part]:
+    def load(block: int) -> Iterator[Part]:
         parts = load_whole(disk, block, buffer)
         return parts if sink.in_order else _unless_zero(parts)
 
