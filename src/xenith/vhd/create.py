@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from uuid import UUID
 
@@ -148,6 +149,31 @@ def batmap_of(header: Header, table_end: int) -> bytes:
 def table_of(header: Header) -> bytes:
     """Give a table without a block, up to a whole sector."""
     return b"\xff" * _sectors_up(header.entries * 4)
+
+
+@contextlib.contextmanager
+def new_file(files: Files, name: str) -> Iterator[File]:
+    """Give a file that is there under its name, whole, when the block ends; or not at all.
+
+    Raises:
+        Conflict: there is a file of that name.
+    """
+    if name in files.names():
+        raise Conflict(f"{name} exists already.", kind="VhdExists")
+    temporary = name + NEW_SUFFIX
+    with contextlib.suppress(NotFound):
+        files.unlink(temporary)
+    file = files.open(temporary, create=True)
+    try:
+        yield file
+        file.sync()
+        files.rename(temporary, name)
+        files.sync()
+    except BaseException:
+        files.unlink(temporary)
+        raise
+    finally:
+        file.close()
 
 
 def write_new(files: Files, name: str, parts: list[tuple[int, bytes]]) -> None:

@@ -54,6 +54,17 @@ def find_common(leaf: Chain, base: Chain) -> tuple[int, int] | None:
     return None
 
 
+def encode_change(leaf: Chain, base: Chain, sink: Sink, *, world: World) -> int:
+    """Write what makes of one disk another: by their chains if they have a common ancestor.
+
+    Raises:
+        Invalid: the base is the larger.
+    """
+    if find_common(leaf, base) is not None:
+        return encode_delta(leaf, base, sink, world=world)
+    return encode_difference(leaf, base, sink, parent=parent_of(base), world=world)
+
+
 def encode_delta(
     leaf: Chain, base: Chain, sink: Sink, *, world: World, whole_blocks: bool = False
 ) -> int:

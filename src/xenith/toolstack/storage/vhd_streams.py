@@ -11,7 +11,7 @@ from xenith.toolstack.backends import BackendError
 from xenith.toolstack.storage.contents import Writer
 from xenith.vhd.chain import Chain
 from xenith.vhd.decoder import apply
-from xenith.vhd.delta import encode_delta, encode_difference, find_common, parent_of
+from xenith.vhd.delta import encode_change
 from xenith.vhd.encoder import encode_dynamic
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import FIXED, FOOTER_BYTES, SIZE_BYTES_MAX, decode_footer
@@ -52,10 +52,8 @@ def write_vhd(chain: Chain, base: Chain | None, stream: Writable, *, world: Worl
     sink = PipeSink(stream)
     if base is None:
         encode_dynamic(chain, sink, world=world)
-    elif find_common(chain, base) is not None:
-        encode_delta(chain, base, sink, world=world)
     else:
-        encode_difference(chain, base, sink, parent=parent_of(base), world=world)
+        encode_change(chain, base, sink, world=world)
 
 
 class _Begun:
