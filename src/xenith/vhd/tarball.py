@@ -23,7 +23,7 @@ from xenith.vhd.chain import DEPTH_MAX, Chain
 from xenith.vhd.files import File, Files
 from xenith.vhd.footer import SIZE_BYTES_MAX
 from xenith.vhd.image import open_image
-from xenith.vhd.pipe import CHUNK_BYTES, BlankFile, PipeSink, Readable, Source, Writable
+from xenith.vhd.pipe import CHUNK_BYTES, BlankFile, PipeSink, Readable, Source, Writable, new_buffer
 from xenith.vhd.repair import check
 
 _RECORD_BYTES = 512
@@ -69,7 +69,7 @@ def write_tarball(chain: Chain, out: Writable, *, gzip_level: int | None = None)
     images = [(image.file, image.file.size()) for image in chain.images]
     with _packed(out, gzip_level) as stream:
         sink = PipeSink(stream)
-        buffer = memoryview(bytearray(CHUNK_BYTES))
+        buffer = new_buffer(CHUNK_BYTES)
         for number, (file, size) in enumerate(images):
             sink.write(sink.at, member_head(number, size))
             _copy(file, size, sink, buffer)
@@ -158,7 +158,7 @@ def unpack_tarball(
 
 
 def _extract(member: Member, sink: BlankFile) -> None:
-    buffer, at = memoryview(bytearray(CHUNK_BYTES)), 0
+    buffer, at = new_buffer(CHUNK_BYTES), 0
     source = Source(member)
     while count := source.read_some(buffer):
         sink.write(at, buffer[:count])
@@ -302,7 +302,7 @@ class _Gzip:
 
     def __init__(self, stream: Readable) -> None:
         self._source = Source(stream)
-        self._buffer = memoryview(bytearray(_INPUT_BYTES))
+        self._buffer = new_buffer(_INPUT_BYTES)
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         self._input = b""
 
