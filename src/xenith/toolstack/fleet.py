@@ -258,7 +258,6 @@ def _furnish(host: HostServer) -> None:
         type="file",
         content_type="user",
         allowed_operations=OPERATIONS,
-        physical_size=host.backend.capacity().disk_bytes,
     )
     pbd = objects.create("PBD", host=own, SR=sr, currently_attached=True)
     network = objects.create("network", name_label="Management", bridge="xenbr0")
