@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from xenith.core.errors import Exhausted
 from xenith.core.world import World
-from xenith.vhd.create import batmap_of, table_of, vhd_time
+from xenith.vhd.create import batmap_of, new_footer, table_of
 from xenith.vhd.disk import Disk, allocated, read_chunks
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import (
@@ -209,16 +209,6 @@ def encode_fixed(disk: Disk, sink: Sink, *, world: World) -> int:
     _copy(disk, sink)
     sink.write(disk.size_bytes, new_footer(FIXED, disk.size_bytes, world).encode())
     return disk.size_bytes + FOOTER_BYTES
-
-
-def new_footer(kind: int, size_bytes: int, world: World) -> Footer:
-    """Make the footer of a new disk, of a size that was checked."""
-    return Footer(
-        kind=kind,
-        size_bytes=size_bytes,
-        uuid=UUID(world.ids.uuid()),
-        timestamp_s=vhd_time(world.clock.now()),
-    )
 
 
 def _copy(disk: Disk, sink: Sink) -> None:

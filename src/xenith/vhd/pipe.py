@@ -103,6 +103,26 @@ class Source:
             self.read_into(spare[: offset - self.at])
 
 
+class Peeked:
+    """A stream whose first bytes have been looked at; it gives them all the same."""
+
+    def __init__(self, stream: Readable, length_bytes: int) -> None:
+        self._stream = stream
+        data = bytearray(length_bytes)
+        #: As many of them as the stream has.
+        self.first = bytes(data[: Source(stream).read_some(memoryview(data))])
+        self._left = self.first
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill a part of the buffer."""
+        if not self._left:
+            return self._stream.readinto(buffer)
+        part = self._left[: len(buffer)]
+        buffer[: len(part)] = part
+        self._left = self._left[len(part) :]
+        return len(part)
+
+
 class PipeSink:
     """A sink that cannot go back: a pipe, a socket, the body of an answer."""
 

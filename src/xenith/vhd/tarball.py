@@ -23,7 +23,16 @@ from xenith.vhd.chain import DEPTH_MAX, Chain
 from xenith.vhd.files import File, Files
 from xenith.vhd.footer import SIZE_BYTES_MAX
 from xenith.vhd.image import open_image
-from xenith.vhd.pipe import CHUNK_BYTES, BlankFile, PipeSink, Readable, Source, Writable, new_buffer
+from xenith.vhd.pipe import (
+    CHUNK_BYTES,
+    BlankFile,
+    Peeked,
+    PipeSink,
+    Readable,
+    Source,
+    Writable,
+    new_buffer,
+)
 from xenith.vhd.repair import check
 
 _RECORD_BYTES = 512
@@ -282,21 +291,6 @@ def _packed(out: Writable, gzip_level: int | None) -> AbstractContextManager[Wri
     return gzip.GzipFile(fileobj=fileobj, mode="wb", compresslevel=gzip_level, mtime=0)
 
 
-class _Prefixed:
-    """A stream of which the first bytes were looked at."""
-
-    def __init__(self, first: bytes, stream: Readable) -> None:
-        self._first, self._stream = first, stream
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        if not self._first:
-            return self._stream.readinto(buffer)
-        part = self._first[: len(buffer)]
-        buffer[: len(part)] = part
-        self._first = self._first[len(part) :]
-        return len(part)
-
-
 class _Gzip:
     """A gzip that is unpacked by what is asked of it, never by what it holds."""
 
@@ -331,10 +325,8 @@ class _Gzip:
 
 
 def _unpacked(stream: Readable) -> Readable:
-    first = bytearray(len(_GZIP))
-    count = Source(stream).read_some(memoryview(first))
-    whole = _Prefixed(bytes(first[:count]), stream)
-    return _Gzip(whole) if first == _GZIP else whole
+    peeked = Peeked(stream, len(_GZIP))
+    return _Gzip(peeked) if peeked.first == _GZIP else peeked
 
 
 def _refuse(message: str) -> Invalid:
