@@ -16,7 +16,7 @@ from xenith.vhd.zeros import data_runs
 
 #: Bytes read, compared and written at a time: what is read is still in a core's own cache when it
 #: is written, and a block is a number of them. One thread does both: a second one that writes
-#: behind costs a third more of the processors and saves no time, as the bytes change caches.
+#: behind saves a tenth of the time for a sixth more of the processors, which are the guests'.
 CHUNK_BYTES = 1024 * 1024
 #: As many as a block of the usual size has.
 ZEROS = memoryview(bytes(2 * 1024 * 1024))
