@@ -48,7 +48,7 @@ def vhd_time(unix_s: float) -> int:
 
 def create_fixed(files: Files, name: str, *, size_bytes: int, world: World) -> None:
     """Make a disk of zeros with all of its room, as a hole."""
-    footer = _footer(FIXED, size_bytes, world)
+    footer = new_footer(FIXED, size_bytes, world)
     _write_whole(files, name, [(size_bytes, footer.encode())])
 
 
@@ -61,7 +61,7 @@ def create_dynamic(
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
     """Make a disk of zeros that grows as it is written."""
-    footer = _footer(DYNAMIC, size_bytes, world)
+    footer = new_footer(DYNAMIC, size_bytes, world)
     header = Header(
         table_offset=FOOTER_BYTES + HEADER_BYTES,
         entries=-(-size_bytes // block_bytes),
@@ -127,8 +127,24 @@ def write_differencing(
         parent_timestamp_s=vhd_time(files.modified_s(base.name)),
         parent_name=named_parent,
     )
-    footer = _footer(DIFFERENCING, size, world)
+    footer = new_footer(DIFFERENCING, size, world)
     write_new(files, name, _metadata(footer, header, named_parent))
+
+
+def new_footer(kind: int, size_bytes: int, world: World) -> Footer:
+    """Make the footer of a new disk.
+
+    Raises:
+        Invalid: the size is not one that a VHD can have.
+    """
+    if not 0 < size_bytes <= SIZE_BYTES_MAX or size_bytes % SECTOR_BYTES:
+        raise Invalid(f"A disk of {size_bytes} bytes is not whole sectors up to 2040 GiB.")
+    return Footer(
+        kind=kind,
+        size_bytes=size_bytes,
+        uuid=UUID(world.ids.uuid()),
+        timestamp_s=vhd_time(world.clock.now()),
+    )
 
 
 def batmap_of(header: Header, table_end: int) -> bytes:
@@ -215,17 +231,6 @@ def _metadata(footer: Footer, header: Header, parent: str) -> list[tuple[int, by
     head = replace(header, locators=locators).encode()
     whole = footer.encode() + head + table + batmap + stored + footer.encode()
     return [(0, whole)]
-
-
-def _footer(kind: int, size_bytes: int, world: World) -> Footer:
-    if not 0 < size_bytes <= SIZE_BYTES_MAX or size_bytes % SECTOR_BYTES:
-        raise Invalid(f"A disk of {size_bytes} bytes is not whole sectors up to 2040 GiB.")
-    return Footer(
-        kind=kind,
-        size_bytes=size_bytes,
-        uuid=UUID(world.ids.uuid()),
-        timestamp_s=vhd_time(world.clock.now()),
-    )
 
 
 def _sectors_up(length_bytes: int) -> int:

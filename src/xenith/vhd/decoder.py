@@ -40,7 +40,7 @@ from xenith.vhd.header import (
     taken_ranges,
 )
 from xenith.vhd.image import SHORT_FOOTER_BYTES
-from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Readable, Sink, Source
+from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Readable, Sink, Source, new_buffer
 from xenith.vhd.zeros import is_zero
 
 #: What a stream may hold that its table does not name: old blocks, a batmap, gaps for alignment.
@@ -76,7 +76,7 @@ class Decoder:
         self._max = size_bytes_max
         self._spare = 0
         # One for all chunks, since new memory costs as much as reading it full.
-        self._buffer = memoryview(bytearray(FOOTER_BYTES + CHUNK_BYTES))
+        self._buffer = new_buffer(FOOTER_BYTES + CHUNK_BYTES)
         self.head: Footer | None = None
         self.header: Header | None = None
         self.table: NDArray[np.uint32] = np.empty(0, np.uint32)

@@ -32,7 +32,7 @@ from xenith.vhd.encoder import (
 )
 from xenith.vhd.footer import SECTOR_BYTES
 from xenith.vhd.header import BLOCK_BYTES
-from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Sink
+from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Sink, new_buffer
 
 _PER_BLOCK = BLOCK_BYTES // SECTOR_BYTES
 
@@ -89,7 +89,7 @@ def encode_delta(
 
     # In a file runs are written where they belong. For a pipe one write of a block is cheaper
     # than two for each of its runs.
-    buffer = memoryview(bytearray(BITMAP_BYTES + BLOCK_BYTES))
+    buffer = new_buffer(BITMAP_BYTES + BLOCK_BYTES)
 
     def load(block: int) -> Iterator[Part]:
         if whole_blocks:
@@ -129,7 +129,7 @@ def encode_difference(disk: Disk, base: Disk, sink: Sink, *, parent: Parent, wor
     """
     _check_sizes(disk, base)
     plan = layout(disk.size_bytes, sink, world=world, parent=parent)
-    data, other = (memoryview(bytearray(BLOCK_BYTES)) for _ in range(2))
+    data, other = (new_buffer(BLOCK_BYTES) for _ in range(2))
     # Views of bytes are compared item by item, and arrays are not.
     ours, theirs = (
         np.frombuffer(view, np.uint64).reshape(_PER_BLOCK, -1) for view in (data, other)

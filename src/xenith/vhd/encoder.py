@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from xenith.core.errors import Exhausted
 from xenith.core.world import World
-from xenith.vhd.create import batmap_of, table_of, vhd_time
+from xenith.vhd.create import batmap_of, new_footer, table_of
 from xenith.vhd.disk import Disk, allocated, read_chunks
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import (
@@ -38,7 +38,7 @@ from xenith.vhd.footer import (
 from xenith.vhd.header import ABSENT, BLOCK_BYTES, HEADER_BYTES, Header
 from xenith.vhd.image import PAGE_BYTES
 from xenith.vhd.locator import place
-from xenith.vhd.pipe import CHUNK_BYTES, Sink
+from xenith.vhd.pipe import CHUNK_BYTES, Sink, new_buffer
 from xenith.vhd.zeros import is_zero
 
 BITMAP_BYTES = BLOCK_BYTES // SECTOR_BYTES // 8
@@ -157,7 +157,7 @@ def encode_dynamic(disk: Disk, sink: Sink, *, world: World, find_zeros: bool = F
     for, which reads the disk twice; else what the disk's map says is there is sent.
     """
     plan = layout(disk.size_bytes, sink, world=world)
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    buffer = new_buffer(CHUNK_BYTES)
 
     def load(block: int) -> Iterator[Part]:
         parts = load_whole(disk, block, buffer)
@@ -211,18 +211,8 @@ def encode_fixed(disk: Disk, sink: Sink, *, world: World) -> int:
     return disk.size_bytes + FOOTER_BYTES
 
 
-def new_footer(kind: int, size_bytes: int, world: World) -> Footer:
-    """Make the footer of a new disk, of a size that was checked."""
-    return Footer(
-        kind=kind,
-        size_bytes=size_bytes,
-        uuid=UUID(world.ids.uuid()),
-        timestamp_s=vhd_time(world.clock.now()),
-    )
-
-
 def _copy(disk: Disk, sink: Sink) -> None:
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    buffer = new_buffer(CHUNK_BYTES)
     for block in np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist():
         for offset, view in read_chunks(disk, block * BLOCK_BYTES, BLOCK_BYTES, buffer):
             sink.write(offset, view)

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,28 @@ def measure(*, size_mib: int, delta_mib: int, runs: int, directory: Path | None)
         }
 
 
+def rows(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay the figures out for people: a row for each piece of work and each who did it."""
+    return [
+        {
+            "work": work,
+            "data_mib": figures["data_mib"],
+            "by": by,
+            "s": did["s"],
+            "cpu_s": did["cpu_s"],
+            "mib_per_s": did["mib_per_s"],
+            "of_ours": did.get("of_xenith_s"),
+            "of_our_cpu": did.get("of_xenith_cpu_s"),
+            "grew_mib": figures["memory_growth_mib"] if by == "xenith" else None,
+            "peak_mib": figures["memory_peak_mib"] if by == "xenith" else None,
+        }
+        for work, figures in measured.items()
+        if isinstance(figures, dict)
+        for by, did in figures.items()
+        if isinstance(did, dict)
+    ]
+
+
 def _plain(place: Path, size_mib: int, runs: int) -> dict[str, Any]:
     raw, vhd, out = place / "disk.raw", place / "disk.vhd", place / "out"
     data_bytes = disks.make_raw(raw, size_mib)
@@ -68,6 +90,9 @@ def _plain(place: Path, size_mib: int, runs: int) -> dict[str, Any]:
             ours=(work.vhd_to_raw, vhd, out),
             qemu_img=back,
             cp=["cp", vhd, out],
+        ),
+        "vhd_stream_to_raw": _compare(
+            out, data_bytes, runs, ours=(work.vhd_stream_to_raw, vhd, out)
         ),
     }
     raw.unlink()
@@ -117,12 +142,11 @@ def _compare(
     **peers: Sequence[str | Path],
 ) -> dict[str, Any]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("xenith", *peers)}
-    growth_mib = 0.0
+    growth_mib = peak_mib = 0.0
     for _ in range(runs):
-        out.unlink(missing_ok=True)
-        seconds, cpu_s, grown = _in_a_process(*ours)
+        seconds, cpu_s, before_mib, most_mib = _in_a_process(out, *ours)
         times["xenith"].append((seconds, cpu_s))
-        growth_mib = max(growth_mib, grown)
+        growth_mib, peak_mib = max(growth_mib, most_mib - before_mib), max(peak_mib, most_mib)
         for name, command in peers.items():
             out.unlink(missing_ok=True)
             times[name].append(_run(command))
@@ -132,6 +156,7 @@ def _compare(
     figures: dict[str, Any] = {
         "data_mib": round(data_bytes / MIB, 1),
         "memory_growth_mib": round(growth_mib, 1),
+        "memory_peak_mib": round(peak_mib, 1),
     }
     for name, (seconds, cpu_s) in best.items():
         figures[name] = {
@@ -156,23 +181,28 @@ def _run(command: Sequence[str | Path]) -> tuple[float, float]:
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _in_a_process(function: Callable[..., None], *arguments: Any) -> tuple[float, float, float]:
+def _in_a_process(
+    out: Path, function: Callable[..., None], *arguments: Any
+) -> tuple[float, float, float, float]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(_watched, function, arguments).result()
+        return pool.submit(_watched, out, function, arguments).result()
 
 
 def _watched(
-    function: Callable[..., None], arguments: tuple[Any, ...]
-) -> tuple[float, float, float]:
-    """Run in the new process: give seconds, its processor's seconds, and MiB that it grew by."""
+    out: Path, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> tuple[float, float, float, float]:
+    """Run in the new process: give seconds, its processor's seconds, MiB before and at the most."""
     before = _memory_mib("VmRSS")
+    # As for the peers, at the last moment: a virtual machine may give freed memory back to its
+    # host while a process starts, and getting it again is not a part of the work.
+    out.unlink(missing_ok=True)
     # The peak of importing is not that of the work.
     Path("/proc/self/clear_refs").write_text("5")
     began, cpu_began = time.monotonic(), time.process_time()
     function(*arguments)
     seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu_began
-    return seconds, cpu_s, _memory_mib("VmHWM") - before
+    return seconds, cpu_s, before, _memory_mib("VmHWM")
 
 
 def _memory_mib(name: str) -> float:
