@@ -120,8 +120,8 @@ def _compare(
     ours: tuple[Callable[..., None], *tuple[Any, ...]],
     **peers: Sequence[str | Path],
 ) -> dict[str, Any]:
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("xenith", *peers)}
     peaks_mib = dict[str, float]()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("xenith", *peers)}
     growth_mib = 0.0
     for _ in range(runs):
         out.unlink(missing_ok=True)
