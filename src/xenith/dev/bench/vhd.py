@@ -130,9 +130,9 @@ def _compare(
         growth_mib = max(growth_mib, grown)
         for name, command in peers.items():
             out.unlink(missing_ok=True)
-            seconds, cpu_s, peak_mib = _run(command)
+            seconds, cpu_s, peers_mib = _run(command)
             times[name].append((seconds, cpu_s))
-            peaks_mib[name] = max(peaks_mib.get(name, 0.0), peak_mib)
+            peaks_mib[name] = max(peaks_mib.get(name, 0.0), peers_mib)
     out.unlink(missing_ok=True)
     best = {name: [min(one) for one in zip(*each, strict=True)] for name, each in times.items()}
     ours_s, ours_cpu_s = best["xenith"]
