@@ -172,12 +172,14 @@ def new_file(files: Files, name: str) -> Iterator[File]:
     """Give a file that is there under its name, whole, when the block ends; or not at all.
 
     Raises:
-        Conflict: there is a file of that name.
+        Conflict: there is a file of that name, or another is making it.
     """
     if name in files.names():
         raise Conflict(f"{name} exists already.", kind="VhdExists")
     temporary = name + NEW_SUFFIX
-    with contextlib.suppress(NotFound):
+    # What a crash left is nobody's. What another is writing is locked: without it under its name,
+    # that other would give the whole one's name to our half.
+    with contextlib.suppress(NotFound), contextlib.closing(files.open(temporary, writable=True)):
         files.unlink(temporary)
     file = files.open(temporary, create=True)
     try:

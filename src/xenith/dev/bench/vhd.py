@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import select
 import subprocess
 import tempfile
 import time
@@ -25,6 +26,9 @@ from xenith.dev.bench import vhd_work as work
 
 #: What changes between two snapshots of the large disk, in thousandths.
 CHANGES_PER_MILLE = (1, 10)
+#: How often a peer's memory is looked at: its peak as the system tells it when it has ended would
+#: be that of our own process, of which it was a copy when it began.
+_LOOK_MS = 10
 
 
 def measure(*, size_mib: int, delta_mib: int, runs: int, directory: Path | None) -> dict[str, Any]:
@@ -141,6 +145,7 @@ def _compare(
     ours: tuple[Callable[..., None], *tuple[Any, ...]],
     **peers: Sequence[str | Path],
 ) -> dict[str, Any]:
+    peaks_mib = dict[str, float]()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("xenith", *peers)}
     growth_mib = peak_mib = 0.0
     for _ in range(runs):
@@ -149,7 +154,9 @@ def _compare(
         growth_mib, peak_mib = max(growth_mib, most_mib - before_mib), max(peak_mib, most_mib)
         for name, command in peers.items():
             out.unlink(missing_ok=True)
-            times[name].append(_run(command))
+            seconds, cpu_s, peers_mib = _run(command)
+            times[name].append((seconds, cpu_s))
+            peaks_mib[name] = max(peaks_mib.get(name, 0.0), peers_mib)
     out.unlink(missing_ok=True)
     best = {name: [min(one) for one in zip(*each, strict=True)] for name, each in times.items()}
     ours_s, ours_cpu_s = best["xenith"]
@@ -165,6 +172,7 @@ def _compare(
             "mib_per_s": round(data_bytes / MIB / seconds, 1),
         }
     for name in peers:
+        figures[name]["memory_peak_mib"] = round(peaks_mib[name], 1)
         figures[name]["of_xenith_s"] = round(best[name][0] / ours_s, 2)
         figures[name]["of_xenith_cpu_s"] = round(best[name][1] / ours_cpu_s, 2)
     return figures
@@ -174,11 +182,23 @@ def _convert(*arguments: str | Path) -> list[str | Path]:
     return ["qemu-img", "convert", *arguments]
 
 
-def _run(command: Sequence[str | Path]) -> tuple[float, float]:
+def _run(command: Sequence[str | Path]) -> tuple[float, float, float]:
+    """Run a peer: give seconds, its processor's seconds, and MiB at the most."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run(command, check=True)  # noqa: S603 - lists of our own, no shell
-    seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    process, peak_mib = subprocess.Popen(command), 0.0  # noqa: S603 - lists of our own, no shell
+    ended = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        while not poll.poll(_LOOK_MS):
+            peak_mib = max(peak_mib, _memory_mib("VmHWM", process.pid))
+        code = process.wait()
+        seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    finally:
+        os.close(ended)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak_mib
 
 
 def _in_a_process(
@@ -205,8 +225,11 @@ def _watched(
     return seconds, cpu_s, before, _memory_mib("VmHWM")
 
 
-def _memory_mib(name: str) -> float:
-    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
+def _memory_mib(name: str, process_id: int | None = None) -> float:
+    """Read a figure of a process, our own if none is named; 0 of one that has just ended."""
+    status = Path(f"/proc/{process_id or os.getpid()}/status").read_text()
+    for line in status.splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError(f"the system tells no {name}")
+    assert process_id, f"the system tells no {name}"
+    return 0.0
