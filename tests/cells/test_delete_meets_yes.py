@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from xenith.cells.changes import Batch
+from xenith.cells.intents import ABSENT, CONFIRM, Intent, Verdict
+from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 
@@ -74,3 +76,31 @@ async def test_a_delete_without_a_target_follows_the_server_to_the_cell_that_jus
             return row.vm_state == "deleted" and row.host_id is None
 
         await tree.until(is_deleted)
+
+
+async def test_a_delete_that_overtook_the_word_to_begin_ends_the_server(tree_of_cells: ModuleType):
+    async with tree_of_cells.small_tree("1x2") as tree:
+        node = tree.root.node
+
+        async def rest() -> int:
+            return 0
+
+        server_id = await tree.build()
+        node.routing.pump_once = rest
+        await tree.root.service.servers.delete(tree_of_cells.ADMIN, server_id, request_id="req-2")
+        confirm = Intent(
+            id="c",
+            subject=server_id,
+            number=0,
+            kind=CONFIRM,
+            body=b"\x80",
+            request_id="req-1",
+            created_at=tree.world.clock.now(),
+        )
+        absent = Verdict(id="c", answer=ABSENT, detail="it was let go")
+        await tree.root.db.run(lambda tx: node.origin.answered(tx, confirm, absent))
+        server = await tree.root.db.read(lambda tx: tx.get(servers, id=server_id))
+        assert server.deleted_at is not None
+        assert server.pending_task_state is None
+        usage = await tree.root.db.read(quotas.usage_of, server.project_id)
+        assert usage["instances"] == 0

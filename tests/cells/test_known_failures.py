@@ -6,6 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 
+import msgspec
 import pytest
 
 from xenith.bus import MemoryBus
@@ -305,5 +306,62 @@ def test_an_intent_of_a_commit_whose_answer_was_lost_is_sent_on(nodes):
             assert len(await tree.open_intents("api")) == 1
             database.doubts += 1
             await tree.settle(timeout_s=60)
+
+    nodes.play(scenario)
+
+
+def moved(node, cell, *parents):
+    """The document with a cell below other parents."""
+    cells = tuple(
+        msgspec.structs.replace(one, parents=parents) if one.id == cell else one
+        for one in node.topology.cells
+    )
+    version = node.topology.version + 1
+    return msgspec.structs.replace(node.topology, version=version, cells=cells)
+
+
+TWO_PARENTS = {"api": (), "r1": ("api",), "r2": ("api",), "c1": ("r1", "r2")}
+
+
+def test_a_cell_that_accepted_a_build_and_left_its_parent_has_it(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, TWO_PARENTS) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.wish("a")
+            await tree.until(lambda: tree.nodes["c1"].executor.held, step_s=0.001)
+            (row,) = await tree.open_intents("api")
+            other = {"r1": "r2", "r2": "r1"}[row.next_hop]
+            # The yes is on its way while the cell moves.
+            tree.air.cut.add((row.next_hop, "api"))
+            api = tree.nodes["api"]
+            await api.publish(moved(api, "c1", other))
+            await tree.until(lambda: len(tree.nodes["c1"].parents) == 1)
+            tree.air.cut.clear()
+            await tree.reaches("a", "owned")
+            await tree.settle()
+            assert (await tree.thing("c1", "a")).begun == 1
+
+    nodes.play(scenario)
+
+
+def test_a_cell_lets_go_of_what_it_cannot_tell_a_cell_that_left_it(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, TWO_PARENTS) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.wish("a")
+            await tree.until(lambda: tree.nodes["c1"].executor.held, step_s=0.001)
+            (row,) = await tree.open_intents("api")
+            left, other = row.next_hop, {"r1": "r2", "r2": "r1"}[row.next_hop]
+            # Its yes is not heard in time: the build goes the other way and is fenced here.
+            tree.air.cut |= {(left, "api"), ("api", left)}
+            await tree.reaches("a", "owned")
+            api = tree.nodes["api"]
+            await api.publish(moved(api, "c1", other))
+            await tree.until(lambda: len(tree.nodes["c1"].parents) == 1)
+            tree.air.cut.clear()
+            await tree.settle()
+            assert (await tree.thing("c1", "a")).begun == 1
 
     nodes.play(scenario)

@@ -130,11 +130,13 @@ async def test_a_guest_does_not_wait_for_a_toolstack_that_died_while_it_held_a_d
     assert (await read(backend, DATA))[:4096] == b"\x66" * 4096
 
 
-async def test_a_domain_whose_tap_is_killed_does_not_outlive_it_when_the_toolstack_returns(host):
+async def test_a_domain_whose_tap_is_killed_does_not_outlive_it_when_the_toolstack_returns(
+    host, tmp_path
+):
     backend = await host()
     await started(backend)
     await backend.stop()
-    os.kill(find_tap_pid(), signal.SIGKILL)
+    os.kill(find_tap_pid(tmp_path), signal.SIGKILL)
     again = await host()
     clock = World().clock
     deadline = clock.monotonic() + 30
@@ -148,7 +150,9 @@ async def test_a_domain_whose_tap_is_killed_does_not_outlive_it_when_the_toolsta
             await again.sr.destroy(DATA)
 
 
-async def test_input_and_output_are_limited_from_the_start_and_anew_while_a_guest_runs(host):
+async def test_input_and_output_are_limited_from_the_start_and_anew_while_a_guest_runs(
+    host, tmp_path
+):
     backend = await host()
     slow = {"qos_type": "throttle", "qos_params": {"iops-total": "100", "bps-write": "1000000"}}
     disk = await started(backend, **slow)
@@ -168,22 +172,25 @@ async def test_input_and_output_are_limited_from_the_start_and_anew_while_a_gues
     faster = DiskSpec(disk.vdi_uuid, disk.device, qos_type="ionice", qos_params={"class": "lowest"})
     await backend.set_qos(VM, faster)
     assert (await limits())["iops-total"] == 0
-    assert "best-effort: prio 7" in find_weights()
+    assert "best-effort: prio 7" in find_weights(tmp_path)
 
 
 def told(*command):
     return subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
 
 
-def find_weights():
-    threads = [path.name for path in Path(f"/proc/{find_tap_pid()}/task").iterdir()]
+def find_weights(directory):
+    threads = [path.name for path in Path(f"/proc/{find_tap_pid(directory)}/task").iterdir()]
     return [told("ionice", "-p", thread) for thread in threads]
 
 
-def find_tap_pid():
+def find_tap_pid(directory):
+    """The tap of this test's host: other tests, beside it, have a guest of the same name."""
     for pid in told("pgrep", "-f", "xenith.toolstack.tap").split():
-        if Path(f"/proc/{pid}/cwd").readlink().name == VM:
-            return int(pid)
+        with contextlib.suppress(FileNotFoundError):
+            room = Path(f"/proc/{pid}/cwd").readlink()
+            if room.name == VM and room.is_relative_to(directory.resolve()):
+                return int(pid)
     pytest.fail("there is no tap")
 
 

@@ -257,6 +257,12 @@ class SmallCloud:
             WHO, server_id, name=name, metadata={}, request_id=self._request_id()
         )
 
+    async def rebuild(self, server_id: str, **fields: Any) -> str:
+        request_id = self._request_id()
+        wanted = SimpleNamespace(**{"image_ref": IMAGE_ID, "admin_pass": "pw", **fields})
+        await self.compute.rebuilds.rebuild(WHO, server_id, wanted, request_id=request_id)
+        return request_id
+
     async def confirm_resize(self, server_id: str) -> str:
         request_id = self._request_id()
         await self.compute.resizes.confirm(WHO, server_id, request_id=request_id)

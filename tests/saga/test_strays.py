@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from xenith.cells.intents import intents
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
-from xenith.compute.strays import SETTLED_S, Strays
+from xenith.compute.strays import SETTLED_S, UNCONFIRMED_S, Strays
 
 pytestmark = pytest.mark.slow
 
@@ -59,3 +59,21 @@ async def test_a_build_that_nobody_has_ends_in_an_error_with_its_reason(cloud):
     row = await cloud.server(server_id)
     assert row.fault["message"].startswith("The request to build the server was lost")
     assert await cloud.db.read(lambda tx: tx.list(instances)) == []
+
+
+async def test_room_of_a_build_that_was_never_confirmed_is_given_back_soon(cloud):
+    (server_id,) = await cloud.build()
+    fault = {"code": 500, "created": 0.0, "message": "No cell took it.", "details": ""}
+
+    def leave(tx):
+        # It went elsewhere, and failed there; this cell was never told.
+        tx.update(servers, {"id": server_id}, cell_id=None, fault=fault)
+        tx.update(instances, {"id": server_id}, is_confirmed=False)
+
+    await cloud.db.run(leave)
+    await cloud.world.clock.advance(UNCONFIRMED_S / 2)
+    assert (await Strays(cloud.house.context).activate())["strays"] == 0
+    await cloud.world.clock.advance(UNCONFIRMED_S)
+    assert (await Strays(cloud.house.context).activate())["strays"] == 1
+    await cloud.work()
+    assert (await cloud.instance(server_id)).vm_state == "deleted"

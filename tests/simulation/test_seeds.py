@@ -26,6 +26,7 @@ FOUND = {
     3: "a build that was withdrawn or moved left its reservation in the router's memory for good",
     8: "an image import that was given up came to its end later and stayed beside the other",
     20: "a commit's answer was lost, and its host was claimed on as if the claim were not there",
+    21: "a delete overtook the word to begin, and the server stayed listed as one that failed",
     22: "a server that was stopped before its cell had told that it ran kept its ports down",
     25: "a commit's answer was lost, and its changes stayed where they were made",
 }

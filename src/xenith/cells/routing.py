@@ -460,9 +460,16 @@ class Routing:
         return left
 
     def _is_of_its_own(self, child: CellId, verdict: Verdict) -> bool:
-        """Tell whether a child may say so: that a cell has a build, of itself and those below."""
+        """Tell whether a child may say so: that a cell has a build, of itself and those below.
+
+        A cell that has left it since, and is still below this one, keeps what it accepted. Should
+        that be a lie, the cell it names does not know a build that was made of this one.
+        """
         below = self._node.topology.descendants(child)
         if verdict.answer != YES or verdict.cell == child or verdict.cell in below:
+            return True
+        known = self._node.topology.descendants(self._node.cell_id)
+        if verdict.cell in known and verdict.build.startswith(f"{verdict.id}."):
             return True
         self._refuse_verdict(child, verdict)
         return False
@@ -557,7 +564,15 @@ class Routing:
     # -- fences
 
     def _send_fence(self, tx: Tx, row: Row) -> None:
-        """Ask the neighbour that has a build to let it never begin."""
+        """Ask the neighbour that has a build to let it never begin.
+
+        One that is no child any more is out of reach from here. The build was never confirmed and
+        never will be; the root, which sees its row by another way, has it deleted.
+        """
+        children = self._node.topology.children(self._node.cell_id)
+        if row.next_hop not in {child.id for child in children}:
+            self._note_build(tx, "build left", row.id, row.subject, child=row.next_hop)
+            return
         fence = Intent(
             id=self._node.world.ids.uuid(),
             subject=row.subject,

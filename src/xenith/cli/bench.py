@@ -82,7 +82,5 @@ def vhd(
     """Move disks between raw and VHD, flatten a chain, make deltas; beside qemu-img and cp."""
     from xenith.dev.bench import vhd as bench  # noqa: PLC0415
 
-    show(
-        bench.measure(size_mib=size_mib, delta_mib=delta_mib, runs=runs, directory=directory),
-        output,
-    )
+    measured = bench.measure(size_mib=size_mib, delta_mib=delta_mib, runs=runs, directory=directory)
+    show(measured if output == "json" else bench.rows(measured), output)

@@ -1,12 +1,11 @@
-"""``xenith vhd``: looks at disks as chains of VHDs, makes them, and mends them.
+"""``xenith vhd``: looks at disks as chains of VHDs, makes, mends and converts them.
 
 A file is named by its path; its parents are looked for in its own directory and nowhere else.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +13,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from xenith.cli.output import Output, cell, show, table
+from xenith.cli.vhd_convert import convert, diff, pack, unpack
+from xenith.cli.vhd_paths import repository, size_in_bytes
 from xenith.core.clock import SystemClock
 from xenith.core.errors import Conflict, Invalid
 from xenith.core.ids import Ids
-from xenith.core.units import GIB, MIB
+from xenith.core.units import MIB
 from xenith.core.world import World
 from xenith.vhd.chain import Run, open_chain
 from xenith.vhd.coalesce import coalesce as merge
@@ -30,16 +31,17 @@ from xenith.vhd.repair import check as find_faults
 from xenith.vhd.repair import repair as mend
 from xenith.vhd.tree import Entry, scan
 
-app = App(help="Look at disks as chains of VHDs, make them, and mend them.")
+app = App(help="Look at disks as chains of VHDs, make, mend and convert them.")
+for command in (convert, diff, pack, unpack):
+    app.command(command)
 
 _KINDS = {FIXED: "fixed", DYNAMIC: "dynamic", DIFFERENCING: "differencing"}
-_UNITS = {"": 1, "K": 1024, "M": MIB, "G": GIB}
 
 
 @app.command
 def info(path: Path, *, output: Output = "table") -> None:
     """Show what a VHD says of itself."""
-    with _repository(path) as files:
+    with repository(path) as files:
         image = open_image(files, path.name)
         try:
             footer, header = image.footer, image.header
@@ -74,7 +76,7 @@ def check(path: Path, *, output: Output = "table") -> None:
     Raises:
         Conflict: something is wrong that makes the disk unsafe to use.
     """
-    with _repository(path) as files:
+    with repository(path) as files:
         found = find_faults(files, path.name, clock=SystemClock())
     rows = [{"name": one.name, "is_error": one.is_error, "finding": one.text} for one in found]
     if rows or output == "json":
@@ -91,7 +93,7 @@ def check(path: Path, *, output: Output = "table") -> None:
 @app.command
 def repair(path: Path, *, accept_loss: bool = False, output: Output = "table") -> None:
     """Put right what a file still knows; --accept-loss makes blocks that were cut off holes."""
-    with _repository(path) as files:
+    with repository(path) as files:
         done = mend(files, path.name, accept_loss=accept_loss)
     lost = [{"first_byte": first, "end_byte": end} for first, end in done.lost]
     show({"name": path.name, "done": list(done.done), "lost": lost}, output)
@@ -100,7 +102,7 @@ def repair(path: Path, *, accept_loss: bool = False, output: Output = "table") -
 @app.command(name="map")
 def map_(path: Path, *, output: Output = "table") -> None:
     """Map a disk: which file of its chain has which bytes. What none has is zero, and not told."""
-    with _repository(path) as files:
+    with repository(path) as files:
         chain = open_chain(files, path.name)
         try:
             names = [image.name for image in chain.images]
@@ -132,8 +134,8 @@ def create(
 ) -> None:
     """Make an empty VHD, or one that holds the differences to a parent."""
     world = World(clock=SystemClock(), ids=Ids())
-    size_bytes = _bytes(size)
-    with _repository(path) as files:
+    size_bytes = size_in_bytes(size)
+    with repository(path) as files:
         if parent is not None:
             if parent.absolute().parent != path.absolute().parent:
                 raise Invalid(f"{parent} is not in the directory of {path.name}.")
@@ -153,7 +155,7 @@ def coalesce(path: Path) -> None:
     A leaf's parent takes its name; what stood on a hidden VHD stands on its parent then. What a
     crash left in the middle, in this directory, is first brought to its end.
     """
-    with _repository(path) as files:
+    with repository(path) as files:
         for note in recover(files):
             print(f"carried on: {cell(note)}")
         merge(files, path.name)
@@ -236,25 +238,3 @@ def _entry(found: dict[str, Entry], name: str) -> dict[str, Any]:
         "is_hidden": bool(one.footer and one.footer.hidden),
         "error": one.error,
     }
-
-
-def _bytes(size: str) -> int:
-    """Read a size with a unit.
-
-    >>> _bytes("2G"), _bytes("512")
-    (2147483648, 512)
-    """
-    unit = size[-1:].upper() if size[-1:].isalpha() else ""
-    number = size[: len(size) - len(unit)]
-    if unit not in _UNITS or not number.isdecimal():
-        raise Invalid(f"{size} is no size: a number with K, M or G.")
-    return int(number) * _UNITS[unit]
-
-
-@contextlib.contextmanager
-def _repository(path: Path) -> Iterator[Directory]:
-    files = Directory(path.absolute().parent)
-    try:
-        yield files
-    finally:
-        files.close()

@@ -23,6 +23,7 @@ from xenith.compute.hosts import CellHosts
 from xenith.compute.imaging import IMAGE, accept_image
 from xenith.compute.neighbours import ImageSource
 from xenith.compute.operations.context import Seal
+from xenith.compute.rebuilding import REBUILD, accept_rebuild
 from xenith.compute.reconcilers import ClaimReconciler, LeftoverReconciler, PowerReconciler
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.claims import release_claim
@@ -42,6 +43,7 @@ from xenith.compute.sagas.build import BUILD, placement_request
 from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.image import IMAGE_SAGA
 from xenith.compute.sagas.power import POWER, write_power_found
+from xenith.compute.sagas.rebuild import REBUILD_SAGA
 from xenith.compute.sagas.resize import RESIZE_SAGA, REVERT_SAGA
 from xenith.compute.sagas.run import RUN
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
@@ -65,8 +67,22 @@ WRITE_AGAIN_S = 1.0
 
 
 SAGAS = {
-    each.name: each for each in (BUILD, DELETE, IMAGE_SAGA, POWER, RUN, RESIZE_SAGA, REVERT_SAGA)
+    each.name: each
+    for each in (
+        BUILD,
+        DELETE,
+        IMAGE_SAGA,
+        POWER,
+        REBUILD_SAGA,
+        RUN,
+        RESIZE_SAGA,
+        REVERT_SAGA,
+    )
 }
+
+
+#: What is done of intents that need no more than the server's row.
+_ACCEPTED = {IMAGE: accept_image, REBUILD: accept_rebuild}
 
 
 class _Reserved(msgspec.Struct, frozen=True):
@@ -248,8 +264,8 @@ class ComputeCell:
             case kind if kind in SIZES:
                 grown = prepared if isinstance(prepared, Grown) else Grown()
                 return accept_size(self, tx, intent, row, grown)
-            case kind if kind == IMAGE:
-                return accept_image(self, tx, intent, row)
+            case kind if kind in _ACCEPTED:
+                return _ACCEPTED[kind](self, tx, intent, row)
             case "power":
                 self._accept_power(tx, intent)
             case "reset-state":
@@ -444,7 +460,7 @@ class ComputeCell:
             self._let_go(tx, intent.subject, row.build)
             return
         self.take(tx, intent, task_state="deleting")
-        for kind in ("build", "power", "run", IMAGE, RESIZE, REVERT_RESIZE):
+        for kind in ("build", "power", "run", IMAGE, REBUILD, RESIZE, REVERT_RESIZE):
             saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
             tx,

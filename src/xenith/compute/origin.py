@@ -116,8 +116,14 @@ class ComputeOrigin:
         )
 
     def _leave(self, tx: Tx, server: Row, intent: Intent, verdict: Verdict) -> None:
-        """Say why no cell has a server."""
+        """Say why no cell has a server; one that was being deleted is gone with that."""
         now = tx.world.clock.now()
+        if server.pending_task_state == "deleting":
+            # The delete overtook the word to begin, and what it left says nothing of this server
+            # once no cell is named for it.
+            end_server(tx, self._networks, server, now_s=now)
+            self._note(tx, server, intent, verdict, now_s=now)
+            return
         reason = verdict.reason or "The cell that had taken the server does not have it any more."
         tx.update(
             servers,

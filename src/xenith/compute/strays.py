@@ -2,6 +2,8 @@
 
 It should find nothing, ever. It does when a database was put back from a backup: a cell has a
 server that the root deleted or gave to another cell, or the root waits for a build that nobody has.
+And it does when a cell was moved to another parent at the moment at which the parent that it left
+had to tell it to let a build go.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ STRAYS_MAX = 100
 #: Seconds without a change after which rows are held to disagree for good: no verdict, fence or
 #: change takes as long on its way while its cells answer.
 SETTLED_S = 600.0
+#: The same for what was accepted and never confirmed: nothing that could still confirm it is open.
+UNCONFIRMED_S = 60.0
 
 _OPEN = sa.select(intents.c.subject).where(
     intents.c.subject == servers.c.id, intents.c.closed_at.is_(None)
@@ -41,8 +45,17 @@ _STRAYS = (
     .join(servers, servers.c.id == instances.c.id)
     .where(
         instances.c.vm_state != "deleted",
-        instances.c.updated_at < sa.bindparam("before"),
-        servers.c.updated_at < sa.bindparam("before"),
+        sa.or_(
+            sa.and_(
+                instances.c.updated_at < sa.bindparam("before"),
+                servers.c.updated_at < sa.bindparam("before"),
+            ),
+            sa.and_(
+                instances.c.is_confirmed.is_(False),
+                instances.c.updated_at < sa.bindparam("unconfirmed_before"),
+                servers.c.updated_at < sa.bindparam("unconfirmed_before"),
+            ),
+        ),
         sa.or_(
             servers.c.deleted_at.is_not(None),
             sa.func.coalesce(servers.c.cell_id, "") != instances.c.cell_id,
@@ -79,7 +92,7 @@ class Strays:
         return await self._context.db.run(self._end, now)
 
     def _end(self, tx: Tx, now_s: float) -> dict[str, int]:
-        strays = tx.all(_STRAYS, before=now_s - SETTLED_S)
+        strays = tx.all(_STRAYS, before=now_s - SETTLED_S, unconfirmed_before=now_s - UNCONFIRMED_S)
         for row in strays:
             self._end_stray(tx, row, now_s)
         forgotten = tx.all(_FORGOTTEN, before=now_s - BUILD_LIFE_S - SETTLED_S)

@@ -61,27 +61,43 @@ async def converted_to_raw(chunks: AsyncIterator[bytes]) -> AsyncIterator[Path]:
         Invalid: the stream is no image that may be converted.
         Unavailable: ``qemu-img`` is not installed, or failed.
     """
-    program, limiter = shutil.which("qemu-img"), shutil.which("prlimit")
-    if program is None or limiter is None:
-        missing = "qemu-img (package qemu-utils)" if program is None else "prlimit (util-linux)"
-        raise Unavailable(f"qcow2 images need {missing} on the control host", kind="NoConverter")
+    _programs()
     with TemporaryDirectory(prefix="xenith-image-") as directory:
         source, target = Path(directory, "image.qcow2"), Path(directory, "image.raw")
         await _store(chunks, source)
-        size = virtual_size(await asyncio.to_thread(_head, source))
-        await _run(
-            limiter,
-            f"--as={ADDRESS_SPACE_BYTES_MAX}",
-            f"--cpu={CPU_S_MAX}",
-            f"--fsize={size + STREAM_CHUNK_BYTES}",
-            program,
-            "convert",
-            *("-f", "qcow2", "-O", "raw"),
-            str(source),
-            str(target),
-        )
+        await convert_to_raw(source, target)
         await asyncio.to_thread(source.unlink)
         yield target
+
+
+async def convert_to_raw(source: Path, target: Path) -> None:
+    """Make a raw file of a qcow2 file; both paths are absolute.
+
+    Raises:
+        Invalid: it is no image that may be converted.
+        Unavailable: ``qemu-img`` is not installed, or failed.
+    """
+    program, limiter = _programs()
+    size = virtual_size(await asyncio.to_thread(_head, source))
+    await _run(
+        limiter,
+        f"--as={ADDRESS_SPACE_BYTES_MAX}",
+        f"--cpu={CPU_S_MAX}",
+        f"--fsize={size + STREAM_CHUNK_BYTES}",
+        program,
+        "convert",
+        *("-f", "qcow2", "-O", "raw"),
+        str(source),
+        str(target),
+    )
+
+
+def _programs() -> tuple[str, str]:
+    program, limiter = shutil.which("qemu-img"), shutil.which("prlimit")
+    if program is None or limiter is None:
+        missing = "qemu-img (package qemu-utils)" if program is None else "prlimit (util-linux)"
+        raise Unavailable(f"qcow2 images need {missing} on this machine", kind="NoConverter")
+    return program, limiter
 
 
 def _head(path: Path) -> bytes:

@@ -8,10 +8,11 @@ queued ──upload──► saving ──► active ◄──► deactivated
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from xenith.blob import BlobStore
 from xenith.core.errors import (
@@ -32,6 +33,7 @@ from xenith.http import Principal
 from xenith.http.paging import Page
 from xenith.image import records
 from xenith.image.formats import Inspector
+from xenith.image.layers import LAYER, MAP, Layers, image_layers, leave_layers, use_layers
 from xenith.image.records import ImageFilter, get_visible, images, members
 
 _log = logger("image")
@@ -61,6 +63,12 @@ class ImageInfo(msgspec.Struct, frozen=True):
     properties: dict[str, str]
 
 
+class _Base(msgspec.Struct, frozen=True):
+    """The image beside which another is stored in layers; None for the first."""
+
+    id: str | None
+
+
 class NewImage(msgspec.Struct, frozen=True, kw_only=True):
     """What a create asks for, checked."""
 
@@ -85,16 +93,23 @@ class Images:
         self.db = db
         self._world = world
         self._store = store
+        self._layers = Layers(store)
 
     async def recover(self) -> None:
         """Put images whose upload died with its process back to queued, and remove lost bytes."""
         stored = await self._store.list()
         left = await self.db.run(self._requeue, frozenset(stored))
-        known = set(await self.db.read(lambda tx: [row.id for row in tx.list(images)]))
+        known, layers = await self.db.read(_known)
         for name in stored:
-            image_id = name.removesuffix(_STAGED)
+            image_id, dot, suffix = name.partition(".")
             # What is not called by an id was put there by someone else, who may share the bucket.
-            if is_uuid(image_id) and (name in left or image_id not in known):
+            if not is_uuid(image_id) or dot + suffix not in ("", _STAGED, LAYER, MAP):
+                continue
+            if dot + suffix == LAYER:
+                is_needed = image_id in layers
+            else:
+                is_needed = image_id in known and (suffix == _STAGED[1:] or image_id not in left)
+            if not is_needed:
                 await self._store.delete(name)
 
     async def close(self) -> None:
@@ -162,16 +177,14 @@ class Images:
             Forbidden: it is protected.
         """
 
-        def remove(tx: Tx) -> None:
+        def remove(tx: Tx) -> list[str]:
             row = _get_own(tx, image_id, principal)
             if row.protected:
                 raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
-            tx.delete(members, image_id=image_id)
-            tx.delete(images, id=image_id)
+            return _remove(tx, image_id)
 
-        await self.db.run(remove)
-        await self._store.delete(image_id)
-        await self._store.delete(image_id + _STAGED)
+        for name in await self.db.run(remove):
+            await self._store.delete(name)
 
     async def set_active(self, principal: Principal, image_id: str, *, is_active: bool) -> None:
         """Deactivate an image, or make it usable again."""
@@ -208,6 +221,15 @@ class Images:
         row = await self.db.run(self._begin_upload, principal, image_id)
         await self._fill(image_id, row.disk_format, chunks, size_bytes=size_bytes)
 
+    async def _write(
+        self, image_id: str, chunks: AsyncIterator[bytes], *, base: _Base | None
+    ) -> list[str]:
+        """Store bytes, whole or beside those of another image; give the layers that they need."""
+        if base is not None:
+            return await self._layers.write(image_id, chunks, base_id=base.id)
+        await self._store.write(image_id, chunks)
+        return []
+
     async def _fill(
         self,
         image_id: str,
@@ -215,12 +237,14 @@ class Images:
         chunks: AsyncIterator[bytes],
         *,
         size_bytes: int | None,
+        base: _Base | None = None,
     ) -> None:
         """Store the bytes of an image whose status is saving."""
         inspector = Inspector(disk_format)
         digests = hashlib.md5(usedforsecurity=False), hashlib.sha512()
         try:
-            await self._store.write(image_id, _watched(chunks, inspector, digests))
+            watched = _watched(chunks, inspector, digests)
+            layers = await self._write(image_id, watched, base=base)
             if size_bytes is not None and inspector.size_bytes != size_bytes:
                 raise Invalid(
                     f"The upload ended after {inspector.size_bytes} of {size_bytes} bytes."
@@ -236,14 +260,15 @@ class Images:
                     "checksum": digests[0].hexdigest(),
                     "os_hash_value": digests[1].hexdigest(),
                 },
+                layers=layers,
             )
         except BaseException:
             await self.db.run(self._finish_upload, image_id, {"status": "queued"})
-            await self._store.delete(image_id)
+            await self._delete_bytes(image_id)
             raise
         if not finished:
             # Deleted while its bytes were coming.
-            await self._store.delete(image_id)
+            await self._delete_bytes(image_id)
             raise NotFound(f"Image {image_id} was deleted during its upload.", kind="gone")
 
     async def stage(
@@ -299,7 +324,20 @@ class Images:
             )
         if row.status not in ("active", "deactivated"):
             return row, None
-        return row, self._store.read(image_id, offset=offset, length=length)
+        return row, self._read(image_id, offset=offset, length=length)
+
+    async def _read(
+        self, image_id: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        is_layered = await self.db.read(lambda tx: bool(tx.list(image_layers, image_id=image_id)))
+        read = self._layers.read if is_layered else self._store.read
+        async for piece in read(image_id, offset=offset, length=length):
+            yield piece
+
+    async def _delete_bytes(self, image_id: str) -> None:
+        """Remove the bytes of an image that did not come to be: nobody else needs any of them."""
+        for name in (image_id, image_id + MAP, image_id + LAYER):
+            await self._store.delete(name)
 
     def find_image(self, tx: Tx, image_id: str, principal: Principal) -> ImageInfo | None:
         """Find an image that a caller may build from. Transaction function."""
@@ -323,7 +361,7 @@ class Images:
 
     def open_image(self, image_id: str) -> AsyncIterator[bytes]:
         """Give an image's bytes as they are stored, to a host that builds from it."""
-        return self._store.read(image_id)
+        return self._read(image_id)
 
     # -- images of servers
 
@@ -379,7 +417,7 @@ class Images:
             Invalid: the bytes are not what they should be.
         """
 
-        def begin(tx: Tx) -> Row:
+        def begin(tx: Tx) -> tuple[Row, _Base]:
             row = tx.find(images, id=image_id)
             if row is None:
                 raise NotFound(f"Image {image_id} was deleted before it had its bytes.")
@@ -387,21 +425,21 @@ class Images:
                 raise Unavailable(f"image {image_id} is being stored")
             if row.status == "queued":
                 tx.update(images, {"id": image_id}, status="saving")
-            return row
+            return row, _Base(_find_base(tx, row))
 
-        row = await self.db.run(begin)
+        row, base = await self.db.run(begin)
         if row.status == "queued":
-            await self._fill(image_id, row.disk_format, chunks, size_bytes=None)
+            await self._fill(image_id, row.disk_format, chunks, size_bytes=None, base=base)
         if rotation is not None:
-            for old in await self.db.run(self._rotate, image_id, rotation):
-                await self._store.delete(old)
+            for name in await self.db.run(self._rotate, image_id, rotation):
+                await self._store.delete(name)
 
     async def drop_image(self, image_id: str) -> None:
         """Remove a server's image that came to nothing. Safe to repeat."""
         await self.db.run(self.drop_snapshot, image_id)
 
     def _rotate(self, tx: Tx, image_id: str, rotation: int) -> list[str]:
-        """Remove the records of old backups beside one; give the ids."""
+        """Remove the records of old backups beside one; give the names of their bytes."""
         row = tx.find(images, id=image_id)
         if row is None:
             return []
@@ -410,11 +448,8 @@ class Images:
             columns={"owner": (row.owner,), "status": ("active",)},
             properties={name: row.properties[name] for name in named if name in row.properties},
         )
-        gone: list[str] = records.list_newest(tx, wanted)[rotation:]
-        for old in gone:
-            tx.delete(members, image_id=old)
-            tx.delete(images, id=old)
-        return gone
+        old = records.list_newest(tx, wanted)[rotation:]
+        return [name for one in old for name in _remove(tx, one)]
 
     # -- members
 
@@ -512,10 +547,19 @@ class Images:
         return row
 
     def _finish_upload(
-        self, tx: Tx, image_id: str, values: Mapping[str, Any], was: str = "saving"
+        self,
+        tx: Tx,
+        image_id: str,
+        values: Mapping[str, Any],
+        was: str = "saving",
+        *,
+        layers: Sequence[str] = (),
     ) -> bool:
         now = self._world.clock.now()
-        return tx.update(images, {"id": image_id, "status": was}, **values, updated_at=now) > 0
+        if not tx.update(images, {"id": image_id, "status": was}, **values, updated_at=now):
+            return False
+        use_layers(tx, image_id, layers)
+        return True
 
     def _requeue(self, tx: Tx, stored: frozenset[str]) -> set[str]:
         left: set[str] = set()
@@ -527,6 +571,32 @@ class Images:
                 left.add(row.id)
                 tx.update(images, {"id": row.id}, status="queued")
         return left
+
+
+def _known(tx: Tx) -> tuple[set[str], set[str]]:
+    """Give the ids of all images, and of all layers that one needs."""
+    ids = {row.id for row in tx.all(sa.select(images.c.id))}
+    layers = {row.layer_id for row in tx.all(sa.select(image_layers.c.layer_id).distinct())}
+    return ids, layers
+
+
+def _remove(tx: Tx, image_id: str) -> list[str]:
+    """Remove an image's record; give the names of the bytes that nobody needs now."""
+    tx.delete(members, image_id=image_id)
+    tx.delete(images, id=image_id)
+    return [image_id, image_id + _STAGED, *leave_layers(tx, image_id)]
+
+
+def _find_base(tx: Tx, row: Row) -> str | None:
+    """Find the last image of the same server, and of the same owner, for what they share."""
+    server_id = row.properties.get("instance_uuid")
+    if server_id is None or row.owner is None:
+        return None
+    wanted = ImageFilter(
+        columns={"owner": (row.owner,), "status": ("active",), "disk_format": (row.disk_format,)},
+        properties={"instance_uuid": server_id},
+    )
+    return next(iter(records.list_newest(tx, wanted)), None)
 
 
 async def _watched(

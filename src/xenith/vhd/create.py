@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from uuid import UUID
 
@@ -47,7 +48,7 @@ def vhd_time(unix_s: float) -> int:
 
 def create_fixed(files: Files, name: str, *, size_bytes: int, world: World) -> None:
     """Make a disk of zeros with all of its room, as a hole."""
-    footer = _footer(FIXED, size_bytes, world)
+    footer = new_footer(FIXED, size_bytes, world)
     _write_whole(files, name, [(size_bytes, footer.encode())])
 
 
@@ -60,7 +61,7 @@ def create_dynamic(
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
     """Make a disk of zeros that grows as it is written."""
-    footer = _footer(DYNAMIC, size_bytes, world)
+    footer = new_footer(DYNAMIC, size_bytes, world)
     header = Header(
         table_offset=FOOTER_BYTES + HEADER_BYTES,
         entries=-(-size_bytes // block_bytes),
@@ -126,8 +127,24 @@ def write_differencing(
         parent_timestamp_s=vhd_time(files.modified_s(base.name)),
         parent_name=named_parent,
     )
-    footer = _footer(DIFFERENCING, size, world)
+    footer = new_footer(DIFFERENCING, size, world)
     write_new(files, name, _metadata(footer, header, named_parent))
+
+
+def new_footer(kind: int, size_bytes: int, world: World) -> Footer:
+    """Make the footer of a new disk.
+
+    Raises:
+        Invalid: the size is not one that a VHD can have.
+    """
+    if not 0 < size_bytes <= SIZE_BYTES_MAX or size_bytes % SECTOR_BYTES:
+        raise Invalid(f"A disk of {size_bytes} bytes is not whole sectors up to 2040 GiB.")
+    return Footer(
+        kind=kind,
+        size_bytes=size_bytes,
+        uuid=UUID(world.ids.uuid()),
+        timestamp_s=vhd_time(world.clock.now()),
+    )
 
 
 def batmap_of(header: Header, table_end: int) -> bytes:
@@ -148,6 +165,33 @@ def batmap_of(header: Header, table_end: int) -> bytes:
 def table_of(header: Header) -> bytes:
     """Give a table without a block, up to a whole sector."""
     return b"\xff" * _sectors_up(header.entries * 4)
+
+
+@contextlib.contextmanager
+def new_file(files: Files, name: str) -> Iterator[File]:
+    """Give a file that is there under its name, whole, when the block ends; or not at all.
+
+    Raises:
+        Conflict: there is a file of that name, or another is making it.
+    """
+    if name in files.names():
+        raise Conflict(f"{name} exists already.", kind="VhdExists")
+    temporary = name + NEW_SUFFIX
+    # What a crash left is nobody's. What another is writing is locked: without it under its name,
+    # that other would give the whole one's name to our half.
+    with contextlib.suppress(NotFound), contextlib.closing(files.open(temporary, writable=True)):
+        files.unlink(temporary)
+    file = files.open(temporary, create=True)
+    try:
+        yield file
+        file.sync()
+        files.rename(temporary, name)
+        files.sync()
+    except BaseException:
+        files.unlink(temporary)
+        raise
+    finally:
+        file.close()
 
 
 def write_new(files: Files, name: str, parts: list[tuple[int, bytes]]) -> None:
@@ -189,17 +233,6 @@ def _metadata(footer: Footer, header: Header, parent: str) -> list[tuple[int, by
     head = replace(header, locators=locators).encode()
     whole = footer.encode() + head + table + batmap + stored + footer.encode()
     return [(0, whole)]
-
-
-def _footer(kind: int, size_bytes: int, world: World) -> Footer:
-    if not 0 < size_bytes <= SIZE_BYTES_MAX or size_bytes % SECTOR_BYTES:
-        raise Invalid(f"A disk of {size_bytes} bytes is not whole sectors up to 2040 GiB.")
-    return Footer(
-        kind=kind,
-        size_bytes=size_bytes,
-        uuid=UUID(world.ids.uuid()),
-        timestamp_s=vhd_time(world.clock.now()),
-    )
 
 
 def _sectors_up(length_bytes: int) -> int:

@@ -11,7 +11,6 @@ Source: Virtual Hard Disk Image Format Specification 1.0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -19,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenith.core.errors import Invalid
-from xenith.vhd.behind import Behind
 from xenith.vhd.bitmap import REVERSED, set_runs
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import (
@@ -42,7 +40,7 @@ from xenith.vhd.header import (
     taken_ranges,
 )
 from xenith.vhd.image import SHORT_FOOTER_BYTES
-from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Readable, Sink, Source
+from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Readable, Sink, Source, new_buffer
 from xenith.vhd.zeros import is_zero
 
 #: What a stream may hold that its table does not name: old blocks, a batmap, gaps for alignment.
@@ -77,10 +75,8 @@ class Decoder:
         self._source = Source(stream)
         self._max = size_bytes_max
         self._spare = 0
-        # One for all chunks, since new memory costs as much as reading it full; and one to turn to.
-        self._buffer, self._other = (
-            memoryview(bytearray(FOOTER_BYTES + CHUNK_BYTES)) for _ in range(2)
-        )
+        # One for all chunks, since new memory costs as much as reading it full.
+        self._buffer = new_buffer(FOOTER_BYTES + CHUNK_BYTES)
         self.head: Footer | None = None
         self.header: Header | None = None
         self.table: NDArray[np.uint32] = np.empty(0, np.uint32)
@@ -97,17 +93,11 @@ class Decoder:
         """Tell whether what it lacks is in a parent, and not zero."""
         return self.head is not None and self.head.kind == DIFFERENCING
 
-    def turn(self) -> None:
-        """Leave the piece that was given last alone, and read what follows elsewhere."""
-        assert not self.has_parent, "more than one piece may lie in a buffer"
-        self._buffer, self._other = self._other, self._buffer
-
     def pieces(self) -> Iterator[Piece]:
         """Give the disk's bytes as they come, as offset and view.
 
-        A view lasts until the next is asked for, or after a ``turn`` until the next turn. Of a
-        disk without a parent, sectors that a block lacks are given as zeros. Only when all are
-        taken has the end of the stream been checked.
+        A view lasts until the next is asked for. Of a disk without a parent, sectors that a block
+        lacks are given as zeros. Only when all are taken has the end of the stream been checked.
         """
         if self.head is None or self.header is None:
             yield from self._fixed()
@@ -255,10 +245,8 @@ def decode(stream: Readable, sink: Sink, *, size_bytes_max: int = SIZE_BYTES_MAX
     source = Decoder(stream, size_bytes_max=size_bytes_max)
     if source.has_parent:
         raise refuse("it stands on a parent, and can only be applied to that")
-    with Behind() as behind:
-        for offset, view in source.pieces_in_order() if sink.in_order else source.pieces():
-            behind.do(partial(sink.write, offset, view))
-            source.turn()
+    for offset, view in source.pieces_in_order() if sink.in_order else source.pieces():
+        sink.write(offset, view)
     assert source.head is not None, "the end was read"
     sink.end(source.head.size_bytes)
     return source.head

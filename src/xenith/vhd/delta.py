@@ -32,7 +32,7 @@ from xenith.vhd.encoder import (
 )
 from xenith.vhd.footer import SECTOR_BYTES
 from xenith.vhd.header import BLOCK_BYTES
-from xenith.vhd.pipe import ZEROS, Sink
+from xenith.vhd.pipe import CHUNK_BYTES, ZEROS, Sink, new_buffer
 
 _PER_BLOCK = BLOCK_BYTES // SECTOR_BYTES
 
@@ -52,6 +52,17 @@ def find_common(leaf: Chain, base: Chain) -> tuple[int, int] | None:
         if (image.footer.uuid, image.name) in known:
             return at, known[image.footer.uuid, image.name]
     return None
+
+
+def encode_change(leaf: Chain, base: Chain, sink: Sink, *, world: World) -> int:
+    """Write what makes of one disk another: by their chains if they have a common ancestor.
+
+    Raises:
+        Invalid: the base is the larger.
+    """
+    if find_common(leaf, base) is not None:
+        return encode_delta(leaf, base, sink, world=world)
+    return encode_difference(leaf, base, sink, parent=parent_of(base), world=world)
 
 
 def encode_delta(
@@ -76,28 +87,33 @@ def encode_delta(
     images = leaf.images[: common[0]] + base.images[: common[1]]
     flags = allocated_in(images, leaf.size_bytes, BLOCK_BYTES)
 
-    def load(block: int, buffer: bytearray) -> list[Part]:
+    # In a file runs are written where they belong. For a pipe one write of a block is cheaper
+    # than two for each of its runs.
+    buffer = new_buffer(BITMAP_BYTES + BLOCK_BYTES)
+
+    def load(block: int) -> Iterator[Part]:
         if whole_blocks:
-            return load_whole(leaf, block, buffer)
+            yield from load_whole(leaf, block, buffer[:CHUNK_BYTES])
+            return
         bits = bytearray(BITMAP_BYTES)
-        view = memoryview(buffer)[BITMAP_BYTES:]
+        runs = list(_changed(leaf, base, block, common))
+        first = block * _PER_BLOCK
+        for run in runs:
+            set_range(bits, run.sector - first, run.sector - first + run.length)
         if sink.in_order:
-            view[:] = ZEROS
-        parts: list[Part] = [(0, bits)]
-        for run in _changed(leaf, base, block, common):
-            begin = run.sector - block * _PER_BLOCK
-            set_range(bits, begin, begin + run.length)
-            part = view[begin * SECTOR_BYTES : (begin + run.length) * SECTOR_BYTES]
-            if run.link is None:
-                part[:] = ZEROS[: len(part)]
-            else:
+            buffer[:BITMAP_BYTES] = bits
+            buffer[BITMAP_BYTES:] = ZEROS
+        elif runs:
+            yield 0, bits
+        for run in runs:
+            at = BITMAP_BYTES + (run.sector - first) * SECTOR_BYTES
+            part = buffer[at : at + run.length * SECTOR_BYTES]
+            if run.link is not None:
                 leaf.read_run(run, part)
-            parts.append((BITMAP_BYTES + begin * SECTOR_BYTES, part))
-        if not sink.in_order:
-            return parts if len(parts) > 1 else []
-        # One write of a block is cheaper than one for each of its runs.
-        buffer[:BITMAP_BYTES] = bits
-        return [(0, buffer)]
+                if not sink.in_order:
+                    yield at, part
+        if sink.in_order:
+            yield 0, buffer
 
     blocks = np.flatnonzero(flags).tolist()
     return write_blocks(plan, blocks, sink, load)
@@ -113,28 +129,27 @@ def encode_difference(disk: Disk, base: Disk, sink: Sink, *, parent: Parent, wor
     """
     _check_sizes(disk, base)
     plan = layout(disk.size_bytes, sink, world=world, parent=parent)
-    other = bytearray(BLOCK_BYTES)
-    theirs = np.frombuffer(other, np.uint64).reshape(_PER_BLOCK, -1)
+    data, other = (new_buffer(BLOCK_BYTES) for _ in range(2))
+    # Views of bytes are compared item by item, and arrays are not.
+    ours, theirs = (
+        np.frombuffer(view, np.uint64).reshape(_PER_BLOCK, -1) for view in (data, other)
+    )
 
-    def load(block: int, buffer: bytearray) -> list[Part]:
-        fill(disk, block * BLOCK_BYTES, memoryview(buffer)[BITMAP_BYTES:])
-        fill(base, block * BLOCK_BYTES, memoryview(other))
-        # Views of bytes are compared item by item, and arrays are not.
-        ours = np.frombuffer(buffer, np.uint64, offset=BITMAP_BYTES).reshape(_PER_BLOCK, -1)
+    def load(block: int) -> list[Part]:
+        fill(disk, block * BLOCK_BYTES, data)
+        fill(base, block * BLOCK_BYTES, other)
         unlike = (ours != theirs).any(axis=1)
         if not unlike.any():
             return []
-        buffer[:BITMAP_BYTES] = np.packbits(unlike).tobytes()
         ours[~unlike] = 0
-        return [(0, buffer)]
+        return [(0, np.packbits(unlike).tobytes()), (BITMAP_BYTES, data)]
 
     either = allocated(disk, BLOCK_BYTES)
     below = allocated(base, BLOCK_BYTES)
     either[: len(below)] |= below
     blocks: list[int] = np.flatnonzero(either).tolist()
     if sink.in_order:
-        spare = bytearray(BITMAP_BYTES + BLOCK_BYTES)
-        blocks = [block for block in blocks if load(block, spare)]
+        blocks = [block for block in blocks if load(block)]
     return write_blocks(plan, blocks, sink, load)
 
 

@@ -6,9 +6,10 @@ All tell in runs what they hold, so that holes are neither read nor sent. A ``Ch
 from __future__ import annotations
 
 import errno
+import itertools
 import os
-from collections.abc import Iterator
-from typing import Protocol, TypeGuard
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +112,10 @@ class PipeDisk:
 
 
 def fill(disk: Disk, offset: int, view: memoryview) -> None:
-    """Fill the view, of a chunk at most, with the disk's bytes, and zeros behind its end."""
+    """Fill the view, of a block at most, with the disk's bytes, and zeros behind its end."""
     inside = max(0, min(len(view), disk.size_bytes - offset))
     view[inside:] = ZEROS[: len(view) - inside]
-    first, count = offset // SECTOR_BYTES, inside // SECTOR_BYTES
-    for run in _overlaid(disk, first, count) if _is_deep(disk) else disk.runs(first, count):
+    for run in disk.runs(offset // SECTOR_BYTES, inside // SECTOR_BYTES):
         begin = run.sector * SECTOR_BYTES - offset
         part = view[begin : begin + run.length * SECTOR_BYTES]
         if run.link is None:
@@ -124,38 +124,41 @@ def fill(disk: Disk, offset: int, view: memoryview) -> None:
             disk.read_run(run, part)
 
 
-def _is_deep(disk: Disk) -> TypeGuard[Chain]:
-    return isinstance(disk, Chain) and len(disk.images) > 1
+def read_chunks(
+    disk: Disk, offset: int, length_bytes: int, buffer: memoryview
+) -> Iterator[tuple[int, memoryview]]:
+    """Give a range of the disk in chunks of the buffer's size, as offset and view, in order.
 
-
-def _overlaid(chain: Chain, first: int, count: int) -> Iterator[Run]:
-    """Map a range as ``Chain.runs`` does, laying each link over those below it.
-
-    That asks every link once for the range, where going down at every gap asks for each gap: with
-    five links of scattered writes it costs a fifth. The range is a block or so.
+    A view lasts until the next is asked for. Chunks that are zeros by the disk's map are left out.
+    The map is asked once, for the range.
     """
-    owner = np.full(count, -1, np.int16)
-    #: Where in the owner's file a sector is, less the sector's own offset.
-    shift = np.zeros(count, np.int64)
-    for link in range(len(chain.images) - 1, -1, -1):
-        image = chain.images[link]
-        inside = max(0, min(count, image.sectors - first))
-        # Behind a link's end are zeros, whatever is below it.
-        owner[inside:], shift[inside:] = -1, 0
-        for sector, length, place in image.extents(first, inside) if inside else ():
-            if place is not None:
-                here = slice(sector - first, sector - first + length)
-                owner[here], shift[here] = link, place - sector * SECTOR_BYTES
-    turns = np.flatnonzero((owner[1:] != owner[:-1]) | (shift[1:] != shift[:-1])) + 1
-    begin = 0
-    for end in [*turns.tolist(), count]:
-        link, sector = int(owner[begin]), first + begin
-        place = int(shift[begin]) + sector * SECTOR_BYTES
-        if link < 0:
-            yield Run(sector, end - begin, None, 0)
-        else:
-            yield Run(sector, end - begin, link, place)
-        begin = end
+    end = min(offset + length_bytes, disk.size_bytes)
+    runs = disk.runs(offset // SECTOR_BYTES, (end - offset) // SECTOR_BYTES)
+    for chunk, cut in itertools.groupby(_cut(runs, len(buffer)), key=lambda pair: pair[0]):
+        parts = [run for _, run in cut]
+        if all(run.link is None for run in parts):
+            continue
+        begin = max(offset, chunk * len(buffer))
+        for run in parts:
+            at = run.sector * SECTOR_BYTES - begin
+            part = buffer[at : at + run.length * SECTOR_BYTES]
+            if run.link is None:
+                part[:] = ZEROS[: len(part)]
+            else:
+                disk.read_run(run, part)
+        yield begin, buffer[: at + len(part)]
+
+
+def _cut(runs: Iterable[Run], chunk_bytes: int) -> Iterator[tuple[int, Run]]:
+    """Cut runs where chunks end; give each part with its chunk's number."""
+    size = chunk_bytes // SECTOR_BYTES
+    for sector, length, link, place in runs:
+        at, end = sector, sector + length
+        while at < end:
+            stop = min(end, (at // size + 1) * size)
+            here = place + (at - sector) * SECTOR_BYTES if link is not None else 0
+            yield at // size, Run(at, stop - at, link, here)
+            at = stop
 
 
 def allocated(disk: Disk, block_bytes: int) -> NDArray[np.bool_]:

@@ -15,9 +15,8 @@ Source: blktap's ``libvhd.c`` for the order and the batmap; xen-api's stream for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from uuid import UUID
 
 import numpy as np
@@ -25,9 +24,8 @@ from numpy.typing import NDArray
 
 from xenith.core.errors import Exhausted
 from xenith.core.world import World
-from xenith.vhd.behind import Behind
-from xenith.vhd.create import batmap_of, table_of, vhd_time
-from xenith.vhd.disk import Disk, allocated, fill
+from xenith.vhd.create import batmap_of, new_footer, table_of
+from xenith.vhd.disk import Disk, allocated, read_chunks
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import (
     DIFFERENCING,
@@ -40,7 +38,7 @@ from xenith.vhd.footer import (
 from xenith.vhd.header import ABSENT, BLOCK_BYTES, HEADER_BYTES, Header
 from xenith.vhd.image import PAGE_BYTES
 from xenith.vhd.locator import place
-from xenith.vhd.pipe import Sink
+from xenith.vhd.pipe import CHUNK_BYTES, Sink, new_buffer
 from xenith.vhd.zeros import is_zero
 
 BITMAP_BYTES = BLOCK_BYTES // SECTOR_BYTES // 8
@@ -48,7 +46,7 @@ FULL_BITMAP = b"\xff" * BITMAP_BYTES
 
 #: Bytes and where in a block they go, its bitmap being at 0.
 Part = tuple[int, Bytes]
-Load = Callable[[int, bytearray], list[Part]]
+Load = Callable[[int], Iterable[Part]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,21 +128,20 @@ def layout(size_bytes: int, sink: Sink, *, world: World, parent: Parent | None =
 def write_blocks(plan: Layout, blocks: Iterable[int], sink: Sink, load: Load) -> int:
     """Write a stream's head, its blocks and its end; give its length.
 
-    ``load`` gives the parts of a block, its bitmap first, and may use the buffer for them. Where
-    it gives none, a file does without the block, and a pipe, which was told of it, gets zeros.
+    ``load`` gives the parts of a block in order, its bitmap first; each is written before the
+    next is asked for. Where it gives none, a file does without the block, and a pipe, which was
+    told of it, gets zeros.
     """
     if sink.in_order:
         blocks = list(blocks)
         for block in blocks:
             plan.add(block)
         sink.write(0, plan.head())
-    free, busy = (bytearray(BITMAP_BYTES + BLOCK_BYTES) for _ in range(2))
-    with Behind() as behind:
-        for block in blocks:
-            if parts := load(block, free):
-                at = plan.place(block) if sink.in_order else plan.add(block)
-                behind.do(partial(_write_parts, sink, at, parts))
-                free, busy = busy, free
+    for block in blocks:
+        at = plan.place(block) if sink.in_order else None
+        for offset, data in load(block):
+            at = plan.add(block) if at is None else at
+            sink.write(at + offset, data)
     if not sink.in_order:
         sink.write(0, plan.head())
     end = plan.block_end
@@ -160,24 +157,34 @@ def encode_dynamic(disk: Disk, sink: Sink, *, world: World, find_zeros: bool = F
     for, which reads the disk twice; else what the disk's map says is there is sent.
     """
     plan = layout(disk.size_bytes, sink, world=world)
+    buffer = new_buffer(CHUNK_BYTES)
 
-    def load(block: int, buffer: bytearray) -> list[Part]:
+    def load(block: int) -> Iterator[Part]:
         parts = load_whole(disk, block, buffer)
-        is_spare = not sink.in_order and is_zero(memoryview(buffer)[BITMAP_BYTES:])
-        return [] if is_spare else parts
+        return parts if sink.in_order else _unless_zero(parts)
 
     blocks: list[int] = np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist()
     if find_zeros and sink.in_order:
-        data = memoryview(bytearray(BLOCK_BYTES))
-        blocks = [block for block in blocks if _has_data(disk, block, data)]
+        blocks = [block for block in blocks if any(_unless_zero(load(block)))]
     return write_blocks(plan, blocks, sink, load)
 
 
-def load_whole(disk: Disk, block: int, buffer: bytearray) -> list[Part]:
-    """Fill the buffer with a block of a disk, all of its sectors present."""
-    buffer[:BITMAP_BYTES] = FULL_BITMAP
-    fill(disk, block * BLOCK_BYTES, memoryview(buffer)[BITMAP_BYTES:])
-    return [(0, buffer)]
+def load_whole(disk: Disk, block: int, buffer: memoryview) -> Iterator[Part]:
+    """Give a block of a disk, all of its sectors present; what is zero may be left out."""
+    yield 0, FULL_BITMAP
+    begin = block * BLOCK_BYTES
+    for offset, view in read_chunks(disk, begin, BLOCK_BYTES, buffer):
+        yield BITMAP_BYTES + offset - begin, view
+
+
+def _unless_zero(parts: Iterator[Part]) -> Iterator[Part]:
+    """Give a bitmap and what is behind it, from the first part on that is not zero."""
+    bitmap = next(parts)
+    for part in parts:
+        if not is_zero(part[1]):
+            yield bitmap
+            yield part
+            yield from parts
 
 
 def dynamic_bytes(disk: Disk) -> int:
@@ -204,32 +211,8 @@ def encode_fixed(disk: Disk, sink: Sink, *, world: World) -> int:
     return disk.size_bytes + FOOTER_BYTES
 
 
-def new_footer(kind: int, size_bytes: int, world: World) -> Footer:
-    """Make the footer of a new disk, of a size that was checked."""
-    return Footer(
-        kind=kind,
-        size_bytes=size_bytes,
-        uuid=UUID(world.ids.uuid()),
-        timestamp_s=vhd_time(world.clock.now()),
-    )
-
-
 def _copy(disk: Disk, sink: Sink) -> None:
-    free, busy = (memoryview(bytearray(BLOCK_BYTES)) for _ in range(2))
-    with Behind() as behind:
-        for block in np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist():
-            offset = block * BLOCK_BYTES
-            part = free[: disk.size_bytes - offset]
-            fill(disk, offset, part)
-            behind.do(partial(sink.write, offset, part))
-            free, busy = busy, free
-
-
-def _has_data(disk: Disk, block: int, view: memoryview) -> bool:
-    fill(disk, block * BLOCK_BYTES, view)
-    return not is_zero(view)
-
-
-def _write_parts(sink: Sink, at: int, parts: list[Part]) -> None:
-    for offset, data in parts:
-        sink.write(at + offset, data)
+    buffer = new_buffer(CHUNK_BYTES)
+    for block in np.flatnonzero(allocated(disk, BLOCK_BYTES)).tolist():
+        for offset, view in read_chunks(disk, block * BLOCK_BYTES, BLOCK_BYTES, buffer):
+            sink.write(offset, view)

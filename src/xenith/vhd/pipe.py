@@ -6,6 +6,7 @@ order and gets zeros for what was left out, and a new file, where that is a hole
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Protocol
 
 from xenith.core.errors import Invalid
@@ -13,9 +14,12 @@ from xenith.vhd.files import Bytes, File
 from xenith.vhd.footer import refuse
 from xenith.vhd.zeros import data_runs
 
-#: Bytes read, compared and written at a time: one block of the usual size.
-CHUNK_BYTES = 2 * 1024 * 1024
-ZEROS = memoryview(bytes(CHUNK_BYTES))
+#: Bytes read, compared and written at a time: what is read is still in a core's own cache when it
+#: is written, and a block is a number of them. One thread does both: a second one that writes
+#: behind saves a tenth of the time for a sixth more of the processors, which are the guests'.
+CHUNK_BYTES = 1024 * 1024
+#: As many as a block of the usual size has.
+ZEROS = memoryview(bytes(2 * 1024 * 1024))
 
 
 class Readable(Protocol):
@@ -43,6 +47,15 @@ class Sink(Protocol):
 
     def end(self, size_bytes: int) -> None:
         """Make it so long, with zeros up to there."""
+
+
+def new_buffer(length_bytes: int) -> memoryview:
+    """Give memory of zeros that begins on a page.
+
+    A ``bytearray`` begins 16 bytes behind a cache line's edge, and the kernel takes half as long
+    again to copy into it and out of it (measured on an AMD EPYC).
+    """
+    return memoryview(mmap(-1, length_bytes))
 
 
 class Source:
@@ -83,9 +96,31 @@ class Source:
 
     def skip_to(self, offset: int) -> None:
         """Read on to an offset and drop what is before it."""
-        spare = memoryview(bytearray(min(CHUNK_BYTES, offset - self.at)))
+        if self.at >= offset:
+            return
+        spare = new_buffer(min(CHUNK_BYTES, offset - self.at))
         while self.at < offset:
             self.read_into(spare[: offset - self.at])
+
+
+class Peeked:
+    """A stream whose first bytes have been looked at; it gives them all the same."""
+
+    def __init__(self, stream: Readable, length_bytes: int) -> None:
+        self._stream = stream
+        data = bytearray(length_bytes)
+        #: As many of them as the stream has.
+        self.first = bytes(data[: Source(stream).read_some(memoryview(data))])
+        self._left = self.first
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill a part of the buffer."""
+        if not self._left:
+            return self._stream.readinto(buffer)
+        part = self._left[: len(buffer)]
+        buffer[: len(part)] = part
+        self._left = self._left[len(part) :]
+        return len(part)
 
 
 class PipeSink:

@@ -23,7 +23,16 @@ from xenith.vhd.chain import DEPTH_MAX, Chain
 from xenith.vhd.files import File, Files
 from xenith.vhd.footer import SIZE_BYTES_MAX
 from xenith.vhd.image import open_image
-from xenith.vhd.pipe import CHUNK_BYTES, BlankFile, PipeSink, Readable, Source, Writable
+from xenith.vhd.pipe import (
+    CHUNK_BYTES,
+    BlankFile,
+    Peeked,
+    PipeSink,
+    Readable,
+    Source,
+    Writable,
+    new_buffer,
+)
 from xenith.vhd.repair import check
 
 _RECORD_BYTES = 512
@@ -69,7 +78,7 @@ def write_tarball(chain: Chain, out: Writable, *, gzip_level: int | None = None)
     images = [(image.file, image.file.size()) for image in chain.images]
     with _packed(out, gzip_level) as stream:
         sink = PipeSink(stream)
-        buffer = memoryview(bytearray(CHUNK_BYTES))
+        buffer = new_buffer(CHUNK_BYTES)
         for number, (file, size) in enumerate(images):
             sink.write(sink.at, member_head(number, size))
             _copy(file, size, sink, buffer)
@@ -158,7 +167,7 @@ def unpack_tarball(
 
 
 def _extract(member: Member, sink: BlankFile) -> None:
-    buffer, at = memoryview(bytearray(CHUNK_BYTES)), 0
+    buffer, at = new_buffer(CHUNK_BYTES), 0
     source = Source(member)
     while count := source.read_some(buffer):
         sink.write(at, buffer[:count])
@@ -282,27 +291,12 @@ def _packed(out: Writable, gzip_level: int | None) -> AbstractContextManager[Wri
     return gzip.GzipFile(fileobj=fileobj, mode="wb", compresslevel=gzip_level, mtime=0)
 
 
-class _Prefixed:
-    """A stream of which the first bytes were looked at."""
-
-    def __init__(self, first: bytes, stream: Readable) -> None:
-        self._first, self._stream = first, stream
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        if not self._first:
-            return self._stream.readinto(buffer)
-        part = self._first[: len(buffer)]
-        buffer[: len(part)] = part
-        self._first = self._first[len(part) :]
-        return len(part)
-
-
 class _Gzip:
     """A gzip that is unpacked by what is asked of it, never by what it holds."""
 
     def __init__(self, stream: Readable) -> None:
         self._source = Source(stream)
-        self._buffer = memoryview(bytearray(_INPUT_BYTES))
+        self._buffer = new_buffer(_INPUT_BYTES)
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         self._input = b""
 
@@ -331,10 +325,8 @@ class _Gzip:
 
 
 def _unpacked(stream: Readable) -> Readable:
-    first = bytearray(len(_GZIP))
-    count = Source(stream).read_some(memoryview(first))
-    whole = _Prefixed(bytes(first[:count]), stream)
-    return _Gzip(whole) if first == _GZIP else whole
+    peeked = Peeked(stream, len(_GZIP))
+    return _Gzip(peeked) if peeked.first == _GZIP else peeked
 
 
 def _refuse(message: str) -> Invalid:

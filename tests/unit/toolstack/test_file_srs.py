@@ -206,6 +206,21 @@ async def test_a_copy_shares_nothing_and_may_be_on_another_sr(host, tmp_path):
     assert await host.read(simulated) == bytes(4 * MIB), "a simulated SR has no bytes"
 
 
+async def test_a_copy_into_a_disk_replaces_it_or_brings_it_from_base_to_source(host, tmp_path):
+    other = await host.make_sr(tmp_path / "other")
+    vdi, into = await host.make_vdi(), await host.make_vdi(sr=other)
+    await host.fill(vdi, block(b"a"))
+    base = await host.call("VDI.snapshot", vdi)
+    await host.fill(into, block(b"x", 2))
+    assert await host.call("VDI.copy", base, NULL, NULL, into) == into
+    assert await host.read(into) == block(b"a") + block(b"\0")
+    await host.fill(vdi, block(b"b"))
+    await host.call("VDI.copy", vdi, NULL, base, into)
+    assert await host.read(into) == await host.read(vdi)
+    found = await host.fault("VDI.copy", vdi, other, base, NULL)
+    assert found[0] == "VALUE_NOT_SUPPORTED"
+
+
 async def test_all_is_there_after_a_restart_and_strangers_too(host):
     vdi = await host.make_vdi("kept")
     await host.fill(vdi, block(b"k"))

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import urllib.request
+from urllib.parse import urlencode
 
 import pytest
 import XenAPI
@@ -311,3 +313,64 @@ def test_misuse_has_the_code_that_xapi_gives(session, method, params, code):
     with pytest.raises(XenAPI.Failure) as caught:
         session.xenapi_request(method, params)
     assert caught.value.details[0] == code
+
+
+def request(url, verb, path, *, data=None, **query):
+    """Move a disk's bytes as the SDK's users do: plain HTTP, and a session."""
+    asked = urllib.request.Request(f"{url}{path}?{urlencode(query)}", data=data, method=verb)
+    with urllib.request.urlopen(asked, timeout=20) as reply:
+        return reply.read()
+
+
+def test_a_backup_of_a_disk_goes_out_as_a_full_and_a_delta_and_comes_back_elsewhere(
+    url, session, tmp_path
+):
+    xenapi = session.xenapi
+    own, who = xenapi.host.get_all()[0], session.handle
+
+    def make_sr(name):
+        config = {"location": str(tmp_path / name)}
+        return xenapi.SR.create(own, config, "0", name, "", "file", "user", False, {})
+
+    def read(vdi, **query):
+        return request(url, "GET", "/export_raw_vdi/", session_id=who, vdi=vdi, **query)
+
+    def write(vdi, data, **query):
+        request(url, "PUT", "/import_raw_vdi/", data=data, session_id=who, vdi=vdi, **query)
+
+    near, far = make_sr("near"), make_sr("far")
+    fields = {"virtual_size": str(8 * MIB), "type": "user", "sharable": False, "read_only": False}
+    disk = xenapi.VDI.create({"SR": near, "name_label": "disk", "other_config": {}, **fields})
+    write(disk, b"a" * 4 * MIB, format="raw")
+    first = xenapi.VDI.snapshot(disk)
+    full = read(first, format="vhd")
+    write(disk, b"b" * 4096, format="raw")
+    second = xenapi.VDI.snapshot(disk, {})
+    delta = read(second, format="vhd", base=first)
+    assert len(delta) < len(full)
+
+    restored = xenapi.VDI.create({"SR": far, "name_label": "back", "other_config": {}, **fields})
+    write(restored, full, format="vhd")
+    write(restored, delta, format="vhd")
+    wanted = b"b" * 4096 + b"a" * (4 * MIB - 4096) + bytes(4 * MIB)
+    assert read(restored, format="raw") == read(second, format="raw") == wanted
+
+    uuid = xenapi.VDI.get_uuid(restored)
+    (pbd,) = xenapi.SR.get_PBDs(far)
+    xenapi.PBD.unplug(pbd)
+    xenapi.SR.forget(far)
+    sr_uuid = "11111111-0000-4000-8000-000000000001"
+    far = xenapi.SR.introduce(sr_uuid, "far", "", "file", "user", False, {})
+    config = {"location": str(tmp_path / "far")}
+    pbd = xenapi.PBD.create({"host": own, "SR": far, "device_config": config})
+    xenapi.PBD.plug(pbd)
+    again = xenapi.VDI.get_by_uuid(uuid)
+    xenapi.VDI.forget(again)
+    again = xenapi.VDI.introduce(
+        uuid, "again", "", far, "user", False, False, {}, uuid, {}, {}, True, "0", "0"
+    )
+    assert xenapi.VDI.get_name_label(again) == "again"
+    assert read(again, format="raw") == wanted
+    for vdi in (disk, first, second, again):
+        xenapi.VDI.destroy(vdi)
+    xenapi.SR.scan(near)

@@ -125,6 +125,37 @@ def test_a_map_names_the_link_of_each_run_and_joins_what_is_nowhere(files, world
     chain.close()
 
 
+def test_a_map_is_the_same_however_much_is_asked_for_at_once(files, world):
+    chance, size = random.Random(6), 10 * MIB
+    create_dynamic(files, "0.vhd", size_bytes=size, world=world)
+    for link in range(1, 5):
+        # A link that was grown hides what lies behind the end of the one below.
+        size += MIB * (link == 3)
+        create_differencing(
+            files, f"{link}.vhd", parent=f"{link - 1}.vhd", world=world, size_bytes=size
+        )
+        for _ in range(20):
+            first = chance.randrange(size // 512 - 40)
+            write(files, f"{link}.vhd", first * 512, bytes(512 * chance.randrange(1, 40)))
+    chain = open_chain(files, "4.vhd")
+    for links in (None, 3):
+        whole = places(chain.runs(links=links))
+        assert len(whole) == size // 512
+        for count in (1, 100, 4096, 12_000):
+            first = chance.randrange(size // 512 - count)
+            assert places(chain.runs(first, count, links=links)) == whole[first : first + count]
+    chain.close()
+
+
+def places(runs):
+    """List the link and the place of each sector."""
+    return [
+        (run.link, run.place + at * 512 if run.link is not None else 0)
+        for run in runs
+        for at in range(run.length)
+    ]
+
+
 @pytest.mark.parametrize(("offset", "length"), [(1, 512), (0, 511), (MIB, 512), (-512, 512)])
 def test_what_is_not_sectors_of_the_disk_is_neither_read_nor_written(files, world, offset, length):
     create_dynamic(files, "a.vhd", size_bytes=MIB, world=world)

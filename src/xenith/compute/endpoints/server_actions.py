@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from xenith.compute.endpoints import server_view
 from xenith.compute.endpoints.server_view import host_id
 from xenith.compute.operations import Compute
 from xenith.compute.schemas.servers import (
+    REBUILD_SERVER,
     ConsoleOutput,
     CreateBackup,
     CreateImage,
@@ -97,6 +99,20 @@ async def confirm_resize(call: Call[Compute]) -> None:
 async def revert_resize(call: Call[Compute]) -> None:
     """Go back to the old flavor."""
     await call.service.resizes.revert(call.principal, call["server_id"], request_id=call.request_id)
+
+
+async def rebuild(call: Call[Compute]) -> Answer:
+    """Make a server anew of an image."""
+    made = await call.service.rebuilds.rebuild(
+        call.principal, call["server_id"], call.body, request_id=call.request_id
+    )
+    server = {**server_view.created(call, made.view), "adminPass": made.admin_pass}
+    if call.at_least(2, 54):
+        server["key_name"] = made.view.server.key_name
+    if call.at_least(2, 57):
+        server["user_data"] = made.view.server.user_data
+    url = f"{call.url}/v2.1/servers/{call['server_id']}"
+    return Answer({"server": server}, status=202, headers={"location": url})
 
 
 async def create_image(call: Call[Compute]) -> Answer:
@@ -288,6 +304,7 @@ ENDPOINTS = (
     _do("resize", resize, "servers:resize", body=Resize),
     _do("confirmResize", confirm_resize, "servers:confirm_resize", status=204),
     _do("revertResize", revert_resize, "servers:revert_resize"),
+    _do("rebuild", rebuild, "servers:rebuild", body=REBUILD_SERVER),
     _do("createImage", create_image, "servers:create_image", body=CreateImage),
     _do("createBackup", create_backup, "os-create-backup", body=CreateBackup),
     _do("lock", lock, "os-lock-server:lock", body=(((2, 73), Lock | None),)),

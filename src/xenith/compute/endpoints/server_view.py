@@ -190,9 +190,10 @@ def _add_later_fields(call: Call[Any], view: ServerView, body: dict[str, Any]) -
 
 
 def created(call: Call[Any], view: ServerView) -> dict[str, Any]:
-    """Give the answer to an update: what "show" gives, less what came only later there.
+    """Give the answer to an update or a rebuild: what "show" gives, less what came later there.
 
-    Source: Compute API, "Update Server": before 2.75 a part of the fields, from 2.75 on all.
+    Source: Compute API, "Update Server": before 2.75 a part of the fields, and of an address no
+    more than itself; from 2.75 on all.
     """
     body = detail(call, view)
     if call.at_least(2, 75):
@@ -223,4 +224,9 @@ def created(call: Call[Any], view: ServerView) -> dict[str, Any]:
         "server_groups",
         "locked_reason",
     }
-    return {name: value for name, value in body.items() if name in kept}
+    told = {name: value for name, value in body.items() if name in kept}
+    told["addresses"] = {
+        network: [{name: each[name] for name in ("version", "addr")} for each in addresses]
+        for network, addresses in body["addresses"].items()
+    }
+    return told

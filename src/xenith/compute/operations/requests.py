@@ -86,7 +86,7 @@ def read_request(body: Any) -> ServerRequest:
         disk_config=get("disk_config"),
         access_ipv4=checked_address(get("access_ipv4"), 4),
         access_ipv6=checked_address(get("access_ipv6"), 6),
-        files=_files(get("personality") or ()),
+        files=checked_files(get("personality") or ()),
         zone=zone,
         config_drive=is_true(get("config_drive")),
         key_name=get("key_name"),
@@ -189,7 +189,12 @@ def _nics(value: Any) -> tuple[NicRequest, ...] | None:
     return tuple(nics)
 
 
-def _files(files: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+def checked_files(files: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+    """Give the files to be put into a guest: paths and base64.
+
+    Raises:
+        Exhausted: they are more than the quota.
+    """
     total = 0
     for file in files:
         if len(file.path.encode()) > FILE_PATH_BYTES_MAX:

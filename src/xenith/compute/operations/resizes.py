@@ -147,7 +147,7 @@ class Resizes:
             )
         image = self._context.images.find_image(tx, server.image_id, principal)
         if image is not None:
-            refuse_small_memory(image, row)
+            refuse_small_memory(image, row.ram_mib)
         return {"id": row.id, "flavor": copy_flavor(row)}
 
 

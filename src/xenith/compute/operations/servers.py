@@ -170,7 +170,16 @@ class Servers:
         flavor = flavors.find_usable_flavor(tx, request.flavor_ref, principal)
         if flavor is None:
             raise Invalid(f"Flavor {request.flavor_ref[:64]} could not be found.")
-        image = self._image(tx, principal, request, flavor)
+        if not request.image_ref:
+            raise Invalid("Block Device Mapping is Invalid: no image, and volumes are not offered.")
+        image = find_bootable(
+            self._context,
+            tx,
+            principal,
+            request.image_ref,
+            ram_mib=flavor.ram_mib,
+            root_gib=flavor.root_gib,
+        )
         key = None
         if request.key_name is not None:
             key = keypairs.find_keypair(tx, principal.user_id, request.key_name)
@@ -266,17 +275,9 @@ class Servers:
                 "name": name,
                 "hostname": hostname,
                 "flavor": flavor_copy,
-                "image": {
-                    "id": image.id,
-                    "disk_format": image.disk_format,
-                    "size_bytes": image.size_bytes or 0,
-                    "virtual_size_bytes": image.virtual_size_bytes or 0,
-                    "properties": dict(image.properties),
-                },
+                "image": told_image(image),
                 "ports": ports,
-                "key": None
-                if key is None
-                else {"name": key.name, "type": key.type, "public_key": key.public_key},
+                "key": told_key(key),
                 "metadata": request.metadata,
                 "user_data": request.user_data,
                 "files": [list(file) for file in request.files],
@@ -314,29 +315,57 @@ class Servers:
             request.security_groups,
         )
 
-    def _image(self, tx: Tx, principal: Principal, request: ServerRequest, flavor: Row) -> Any:
-        if not request.image_ref:
-            raise Invalid("Block Device Mapping is Invalid: no image, and volumes are not offered.")
-        if not is_uuid(request.image_ref):
-            raise Invalid(f"Invalid imageRef provided: {request.image_ref[:64]}")
-        image = self._context.images.find_image(tx, request.image_ref, principal)
-        if image is None:
-            raise Invalid(f"Image {request.image_ref} could not be found.")
-        if image.status != "active":
-            raise Invalid(f"Image {image.id} is not active.")
-        refuse_small_memory(image, flavor)
-        needed = max(image.size_bytes or 0, image.virtual_size_bytes or 0)
-        if image.min_disk_gib > flavor.root_gib > 0:
-            raise Invalid(
-                f"Flavor's disk is too small for requested image. Flavor disk is "
-                f"{flavor.root_gib} GiB, minimum size is {image.min_disk_gib} GiB."
-            )
-        if 0 < flavor.root_gib * 2**30 < needed:
-            raise Invalid(
-                f"Flavor's disk is too small for requested image. Flavor disk is "
-                f"{flavor.root_gib * 2**30} bytes, image is {needed} bytes."
-            )
-        return image
+
+def find_bootable(
+    context: Context,
+    tx: Tx,
+    principal: Principal,
+    image_ref: str,
+    *,
+    ram_mib: int,
+    root_gib: int,
+) -> ImageInfo:
+    """Find an image from which a server of a size can be made.
+
+    Raises:
+        Invalid: the caller sees no such image, it has no bytes, or it asks for a larger flavor.
+    """
+    if not is_uuid(image_ref):
+        raise Invalid(f"Invalid imageRef provided: {image_ref[:64]}")
+    image = context.images.find_image(tx, image_ref, principal)
+    if image is None:
+        raise Invalid(f"Image {image_ref} could not be found.")
+    if image.status != "active":
+        raise Invalid(f"Image {image.id} is not active.")
+    refuse_small_memory(image, ram_mib)
+    needed = max(image.size_bytes or 0, image.virtual_size_bytes or 0)
+    if image.min_disk_gib > root_gib > 0:
+        raise Invalid(
+            f"Flavor's disk is too small for requested image. Flavor disk is "
+            f"{root_gib} GiB, minimum size is {image.min_disk_gib} GiB."
+        )
+    if 0 < root_gib * 2**30 < needed:
+        raise Invalid(
+            f"Flavor's disk is too small for requested image. Flavor disk is "
+            f"{root_gib * 2**30} bytes, image is {needed} bytes."
+        )
+    return image
+
+
+def told_image(image: ImageInfo) -> dict[str, Any]:
+    """Give what a cell must know of the image that it makes a disk of."""
+    return {
+        "id": image.id,
+        "disk_format": image.disk_format,
+        "size_bytes": image.size_bytes or 0,
+        "virtual_size_bytes": image.virtual_size_bytes or 0,
+        "properties": dict(image.properties),
+    }
+
+
+def told_key(key: Row | None) -> dict[str, str] | None:
+    """Give what a guest is told of the key that it lets in."""
+    return key and {"name": key.name, "type": key.type, "public_key": key.public_key}
 
 
 def _joined(
@@ -355,13 +384,13 @@ def _joined(
     }
 
 
-def refuse_small_memory(image: ImageInfo, flavor: Row) -> None:
+def refuse_small_memory(image: ImageInfo, ram_mib: int) -> None:
     """Refuse a flavor that has less memory than an image asks for.
 
     Raises:
         Invalid: it has.
     """
-    if image.min_ram_mib > flavor.ram_mib:
+    if image.min_ram_mib > ram_mib:
         raise Invalid("Flavor's memory is too small for requested image.")
 
 

@@ -180,6 +180,38 @@ UPDATE_SERVER = versioned(
 )
 
 
+REBUILD_SERVER = versioned(
+    "RebuildServer",
+    [
+        Field(
+            "imageRef",
+            Annotated[str, msgspec.Meta(min_length=1, max_length=1024)],
+            "image_ref",
+            default=REQUIRED,
+        ),
+        Field("name", Name),
+        Field("adminPass", Annotated[str, msgspec.Meta(max_length=255)], "admin_pass"),
+        Field("metadata", Metadata),
+        # There are no ephemeral disks to keep.
+        Field("preserve_ephemeral", Boolean),
+        Field("OS-DCF:diskConfig", DiskConfig, "disk_config"),
+        Field("accessIPv4", Address | None, "access_ipv4"),
+        Field("accessIPv6", Address | None, "access_ipv6"),
+        Field("personality", Annotated[list[File], msgspec.Meta(max_length=5)], until=(2, 56)),
+        Field("description", Text | None, since=(2, 19)),
+        Field("key_name", Name | None, since=(2, 54)),
+        Field("user_data", str | None, since=(2, 57)),
+        Field(
+            "trusted_image_certificates",
+            Annotated[list[str], msgspec.Meta(max_length=50)] | None,
+            since=(2, 63),
+        ),
+        Field("hostname", HostName, since=(2, 90), until=(2, 93)),
+        Field("hostname", DomainName, since=(2, 94)),
+    ],
+)
+
+
 class Reboot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The value of the action `reboot`."""
 

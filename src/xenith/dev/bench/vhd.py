@@ -11,10 +11,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from xenith.dev.bench import vhd_work as work
 
 #: What changes between two snapshots of the large disk, in thousandths.
 CHANGES_PER_MILLE = (1, 10)
+#: How often a peer's memory is looked at: its peak as the system tells it when it has ended would
+#: be that of our own process, of which it was a copy when it began.
+_LOOK_MS = 10
 
 
 def measure(*, size_mib: int, delta_mib: int, runs: int, directory: Path | None) -> dict[str, Any]:
@@ -43,6 +47,28 @@ def measure(*, size_mib: int, delta_mib: int, runs: int, directory: Path | None)
                 for per_mille in CHANGES_PER_MILLE
             },
         }
+
+
+def rows(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay the figures out for people: a row for each piece of work and each who did it."""
+    return [
+        {
+            "work": work,
+            "data_mib": figures["data_mib"],
+            "by": by,
+            "s": did["s"],
+            "cpu_s": did["cpu_s"],
+            "mib_per_s": did["mib_per_s"],
+            "of_ours": did.get("of_xenith_s"),
+            "of_our_cpu": did.get("of_xenith_cpu_s"),
+            "grew_mib": figures["memory_growth_mib"] if by == "xenith" else None,
+            "peak_mib": figures["memory_peak_mib"] if by == "xenith" else None,
+        }
+        for work, figures in measured.items()
+        if isinstance(figures, dict)
+        for by, did in figures.items()
+        if isinstance(did, dict)
+    ]
 
 
 def _plain(place: Path, size_mib: int, runs: int) -> dict[str, Any]:
@@ -68,6 +94,9 @@ def _plain(place: Path, size_mib: int, runs: int) -> dict[str, Any]:
             ours=(work.vhd_to_raw, vhd, out),
             qemu_img=back,
             cp=["cp", vhd, out],
+        ),
+        "vhd_stream_to_raw": _compare(
+            out, data_bytes, runs, ours=(work.vhd_stream_to_raw, vhd, out)
         ),
     }
     raw.unlink()
@@ -116,22 +145,25 @@ def _compare(
     ours: tuple[Callable[..., None], *tuple[Any, ...]],
     **peers: Sequence[str | Path],
 ) -> dict[str, Any]:
+    peaks_mib = dict[str, float]()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("xenith", *peers)}
-    growth_mib = 0.0
+    growth_mib = peak_mib = 0.0
     for _ in range(runs):
-        out.unlink(missing_ok=True)
-        seconds, cpu_s, grown = _in_a_process(*ours)
+        seconds, cpu_s, before_mib, most_mib = _in_a_process(out, *ours)
         times["xenith"].append((seconds, cpu_s))
-        growth_mib = max(growth_mib, grown)
+        growth_mib, peak_mib = max(growth_mib, most_mib - before_mib), max(peak_mib, most_mib)
         for name, command in peers.items():
             out.unlink(missing_ok=True)
-            times[name].append(_run(command))
+            seconds, cpu_s, peers_mib = _run(command)
+            times[name].append((seconds, cpu_s))
+            peaks_mib[name] = max(peaks_mib.get(name, 0.0), peers_mib)
     out.unlink(missing_ok=True)
     best = {name: [min(one) for one in zip(*each, strict=True)] for name, each in times.items()}
     ours_s, ours_cpu_s = best["xenith"]
     figures: dict[str, Any] = {
         "data_mib": round(data_bytes / MIB, 1),
         "memory_growth_mib": round(growth_mib, 1),
+        "memory_peak_mib": round(peak_mib, 1),
     }
     for name, (seconds, cpu_s) in best.items():
         figures[name] = {
@@ -140,6 +172,7 @@ def _compare(
             "mib_per_s": round(data_bytes / MIB / seconds, 1),
         }
     for name in peers:
+        figures[name]["memory_peak_mib"] = round(peaks_mib[name], 1)
         figures[name]["of_xenith_s"] = round(best[name][0] / ours_s, 2)
         figures[name]["of_xenith_cpu_s"] = round(best[name][1] / ours_cpu_s, 2)
     return figures
@@ -149,34 +182,54 @@ def _convert(*arguments: str | Path) -> list[str | Path]:
     return ["qemu-img", "convert", *arguments]
 
 
-def _run(command: Sequence[str | Path]) -> tuple[float, float]:
+def _run(command: Sequence[str | Path]) -> tuple[float, float, float]:
+    """Run a peer: give seconds, its processor's seconds, and MiB at the most."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run(command, check=True)  # noqa: S603 - lists of our own, no shell
-    seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    process, peak_mib = subprocess.Popen(command), 0.0  # noqa: S603 - lists of our own, no shell
+    ended = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        while not poll.poll(_LOOK_MS):
+            peak_mib = max(peak_mib, _memory_mib("VmHWM", process.pid))
+        code = process.wait()
+        seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    finally:
+        os.close(ended)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak_mib
 
 
-def _in_a_process(function: Callable[..., None], *arguments: Any) -> tuple[float, float, float]:
+def _in_a_process(
+    out: Path, function: Callable[..., None], *arguments: Any
+) -> tuple[float, float, float, float]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(_watched, function, arguments).result()
+        return pool.submit(_watched, out, function, arguments).result()
 
 
 def _watched(
-    function: Callable[..., None], arguments: tuple[Any, ...]
-) -> tuple[float, float, float]:
-    """Run in the new process: give seconds, its processor's seconds, and MiB that it grew by."""
+    out: Path, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> tuple[float, float, float, float]:
+    """Run in the new process: give seconds, its processor's seconds, MiB before and at the most."""
     before = _memory_mib("VmRSS")
+    # As for the peers, at the last moment: a virtual machine may give freed memory back to its
+    # host while a process starts, and getting it again is not a part of the work.
+    out.unlink(missing_ok=True)
     # The peak of importing is not that of the work.
     Path("/proc/self/clear_refs").write_text("5")
     began, cpu_began = time.monotonic(), time.process_time()
     function(*arguments)
     seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu_began
-    return seconds, cpu_s, _memory_mib("VmHWM") - before
+    return seconds, cpu_s, before, _memory_mib("VmHWM")
 
 
-def _memory_mib(name: str) -> float:
-    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
+def _memory_mib(name: str, process_id: int | None = None) -> float:
+    """Read a figure of a process, our own if none is named; 0 of one that has just ended."""
+    status = Path(f"/proc/{process_id or os.getpid()}/status").read_text()
+    for line in status.splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError(f"the system tells no {name}")
+    assert process_id, f"the system tells no {name}"
+    return 0.0

@@ -12,7 +12,7 @@ from xenith.vhd.chain import open_chain
 from xenith.vhd.decoder import decode
 from xenith.vhd.delta import encode_delta
 from xenith.vhd.disk import RawDisk
-from xenith.vhd.encoder import encode_dynamic
+from xenith.vhd.encoder import encode_dynamic, encode_raw
 from xenith.vhd.files import Directory
 from xenith.vhd.pipe import BlankFile, PipeSink
 
@@ -30,6 +30,14 @@ def raw_to_pipe(raw: Path) -> None:
 
 
 def vhd_to_raw(vhd: Path, out: Path) -> None:
+    """Make a raw file of a VHD."""
+    with _repository(vhd.parent) as files, _sink(out) as sink:
+        chain = open_chain(files, vhd.name)
+        encode_raw(chain, sink)
+        chain.close()
+
+
+def vhd_stream_to_raw(vhd: Path, out: Path) -> None:
     """Make a raw file of a VHD that is read as a stream."""
     with vhd.open("rb", buffering=0) as stream, _sink(out) as sink:
         decode(stream, sink)

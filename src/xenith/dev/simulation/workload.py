@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
+
 from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.records.server_lists import ServerFilter
 from xenith.compute.states import TRANSITIONS
@@ -62,6 +64,13 @@ class Workload:
                 group.create_task(tenant.work(), name=tenant.name)
 
 
+class _Rebuild(msgspec.Struct, frozen=True):
+    """The body of a rebuild, with nothing but its image."""
+
+    image_ref: str
+    admin_pass: str
+
+
 class Tenant:
     """One project with one user."""
 
@@ -99,8 +108,8 @@ class Tenant:
             return "power", self._power
         if drawn < 0.85:
             return self._choose_of_size()
-        if drawn < 0.89:
-            return "image", self._image
+        if drawn < 0.9:
+            return ("image", self._image) if drawn < 0.875 else ("rebuild", self._rebuild)
         return ("list", self._list) if drawn < 0.95 else ("show", self._show)
 
     def _choose_of_size(self) -> tuple[str, Callable[[Root], Awaitable[None]]]:
@@ -204,6 +213,14 @@ class Tenant:
             request_id=root.world.ids.request_id(),
         )
         self._region.events.tell("imaged", tenant=self.name, server=server_id, image=image_id)
+
+    async def _rebuild(self, root: Root) -> None:
+        server_id = self._any_server()
+        wanted = _Rebuild(self._one_of((SMALL.id, LARGE.id)), root.world.ids.secret(9))
+        await root.service.rebuilds.rebuild(
+            self._who, server_id, wanted, request_id=root.world.ids.request_id()
+        )
+        self._region.events.tell("rebuilt", tenant=self.name, server=server_id)
 
     async def _show(self, root: Root) -> None:
         server_id = self._any_server()

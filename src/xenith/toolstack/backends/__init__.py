@@ -132,6 +132,12 @@ class Repository(Protocol):
     async def scan(self) -> Contents:
         """Tell what there is now."""
 
+    async def look(self, *vdi_uuids: str) -> Contents:
+        """Tell of some disks and what they stand on; those that are not there are left out.
+
+        What is allocated is told of these alone.
+        """
+
     async def collect(self) -> Collected:
         """Do a bounded part of what garbage collection has to do."""
 

@@ -6,7 +6,7 @@ chains have the same longest length, and garbage collection shortens them in the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from uuid import UUID
@@ -178,14 +178,32 @@ class SimRepository:
             for uuid, disk in own.items()
             if uuid in children or not disk.is_hidden
         }
+        return Contents(vdis, self._use(own))
+
+    async def look(self, *vdi_uuids: str) -> Contents:
+        """Tell of some disks and what they stand on."""
+        links = dict.fromkeys(
+            link for uuid in vdi_uuids if uuid in self._disks for link in self._chain(uuid)
+        )
+        vdis = {uuid: self._told(uuid, self._disks[uuid], ()) for uuid in links}
+        # A host is asked this at each change: one pass, and nothing made for it.
+        own = self._sr_uuid
+        used = sum([disk.used_bytes for disk in self._disks.values() if disk.sr_uuid == own])
         use = SrUse(
+            physical_size_bytes=self._capacity_bytes,
+            physical_utilisation_bytes=used,
+            virtual_allocation_bytes=0,
+        )
+        return Contents(vdis, use)
+
+    def _use(self, own: Mapping[str, SimDisk]) -> SrUse:
+        return SrUse(
             physical_size_bytes=self._capacity_bytes,
             physical_utilisation_bytes=sum(disk.used_bytes for disk in own.values()),
             virtual_allocation_bytes=sum(
                 disk.size_bytes for disk in own.values() if not disk.is_hidden
             ),
         )
-        return Contents(vdis, use)
 
     async def collect(self) -> Collected:
         """Remove garbage and shorten chains of disks that no domain has."""
@@ -307,5 +325,5 @@ def _empty_vhd(size_bytes: int, base_uuid: str, world: World) -> bytes:
     sink = PipeSink(stream)
     parent = Parent(uuid=UUID(base_uuid), name=file_of(base_uuid)) if base_uuid else None
     plan = layout(size_bytes, sink, world=world, parent=parent)
-    write_blocks(plan, [], sink, lambda _block, _buffer: [])
+    write_blocks(plan, [], sink, lambda _block: [])
     return stream.getvalue()

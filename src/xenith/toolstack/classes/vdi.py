@@ -64,7 +64,7 @@ async def clone(host: HostServer, ref: str, driver_params: dict[str, str] | None
     """Make a disk that shares this one's blocks. Source: XenAPI VDI.clone."""
     fields = _inherited(host.objects.get("VDI", ref), driver_params)
     async with doing(host, ref, "clone") as source:
-        return await _make(host, fields, lambda sr, uuid: sr.clone(uuid, source["uuid"]))
+        return await _make(host, fields, lambda sr, uuid: sr.clone(uuid, source["uuid"]), of=ref)
 
 
 @method("VDI.snapshot", is_async=True)
@@ -77,7 +77,7 @@ async def snapshot(host: HostServer, ref: str, driver_params: dict[str, str] | N
     fields.update(is_a_snapshot=True, snapshot_of=ref, sharable=False)
     async with doing(host, ref, "snapshot") as source:
         fields["snapshot_time"] = host.now()
-        made = await _make(host, fields, lambda sr, uuid: sr.snapshot(uuid, source["uuid"]))
+        made = await _make(host, fields, lambda sr, uuid: sr.snapshot(uuid, source["uuid"]), of=ref)
         host.objects.link("VDI", ref, "snapshots", made)
     tidy(host, source["SR"])
     return made
@@ -87,9 +87,15 @@ async def snapshot(host: HostServer, ref: str, driver_params: dict[str, str] | N
 async def copy(
     host: HostServer, ref: str, sr: str, base_vdi: str = NULL, into_vdi: str = NULL
 ) -> str:
-    """Make a disk with this one's contents that shares nothing with it. Source: XenAPI VDI.copy."""
-    if not (is_null(base_vdi) and is_null(into_vdi)):
-        raise XapiFault("VALUE_NOT_SUPPORTED", "into_vdi", into_vdi, "a copy is a new disk here")
+    """Make a disk with this one's contents that shares nothing with it; or give them to one.
+
+    Of a disk ``into_vdi`` that holds what ``base_vdi`` does, only what differs is written.
+    Source: XenAPI VDI.copy.
+    """
+    if not is_null(into_vdi):
+        return await _copy_into(host, ref, base_vdi, into_vdi)
+    if not is_null(base_vdi):
+        raise XapiFault("VALUE_NOT_SUPPORTED", "base_vdi", base_vdi, "name an into_vdi too")
     fields = _inherited(host.objects.get("VDI", ref), None)
     _check_room(host, sr, NULL, fields["virtual_size"], fields["virtual_size"])
     fields.update(SR=sr)
@@ -97,6 +103,21 @@ async def copy(
     async with doing(host, ref, "copy") as source:
         own = host.storage.get(source["SR"])
         return await _make(host, fields, lambda _, uuid: own.copy(uuid, source["uuid"], target))
+
+
+async def _copy_into(host: HostServer, ref: str, base_vdi: str, into_vdi: str) -> str:
+    sr = host.objects.get("VDI", ref)["SR"]
+    base = None if is_null(base_vdi) else host.objects.get("VDI", base_vdi)
+    if base is not None and base["SR"] != sr:
+        raise XapiFault("VDI_NOT_AVAILABLE", base_vdi)
+    async with doing(host, ref, "copy") as source, doing(host, into_vdi, "import") as target:
+        stream = host.storage.get(sr).read(
+            source["uuid"], "vhd", base_uuid="" if base is None else base["uuid"]
+        )
+        async with contextlib.aclosing(stream) as pieces:
+            await host.storage.get(target["SR"]).fill(target["uuid"], "vhd", pieces)
+    await records.look(host, target["SR"], into_vdi)
+    return into_vdi
 
 
 @method("VDI.resize", is_async=True)
@@ -113,7 +134,7 @@ async def resize(host: HostServer, ref: str, size: int) -> None:
     async with doing(host, ref, "resize"):
         await host.storage.get(record["SR"]).resize(record["uuid"], wanted)
         host.objects.update("VDI", ref, virtual_size=wanted)
-    await records.refresh(host, record["SR"])
+    await records.look(host, record["SR"], ref)
 
 
 @method("VDI.destroy", is_async=True)
@@ -122,7 +143,7 @@ async def destroy(host: HostServer, ref: str) -> None:
     async with doing(host, ref, "destroy") as record:
         await host.storage.get(record["SR"]).destroy(record["uuid"])
     records.forget(host, ref)
-    await records.refresh(host, record["SR"])
+    await records.look(host, record["SR"])
     tidy(host, record["SR"])
 
 
@@ -137,7 +158,7 @@ async def forget(host: HostServer, ref: str) -> None:
 @method("VDI.update", is_async=True)
 async def update(host: HostServer, ref: str) -> None:
     """Bring a disk's record up to date. Source: XenAPI VDI.update."""
-    await records.refresh(host, host.objects.get("VDI", ref)["SR"])
+    await records.look(host, host.objects.get("VDI", ref)["SR"], ref)
 
 
 @method("VDI.introduce", is_async=True)
@@ -370,9 +391,16 @@ def _inherited(source: dict[str, Any], driver_params: dict[str, str] | None) -> 
 
 
 async def _make(
-    host: HostServer, fields: dict[str, Any], act: Callable[[Repository, str], Awaitable[None]]
+    host: HostServer,
+    fields: dict[str, Any],
+    act: Callable[[Repository, str], Awaitable[None]],
+    *,
+    of: str = NULL,
 ) -> str:
-    """Make the record first, so that a disk without one is never left behind."""
+    """Make the record first, so that a disk without one is never left behind.
+
+    ``of`` is a disk that may stand on something new after it.
+    """
     sr = fields["SR"]
     repository = host.storage.get(sr)
     ref = host.objects.create("VDI", **fields)
@@ -390,5 +418,5 @@ async def _make(
         host.objects.update("VDI", ref, location=uuid)
     host.objects.link("SR", sr, "VDIs", ref)
     show_operations(host, ref)
-    await records.refresh(host, sr)
+    await records.look(host, sr, ref, of)
     return ref

@@ -61,7 +61,7 @@ async def _fill(host: HostServer, ref: str, disk_format: str, chunks: AsyncItera
         size = await repository.fill(record["uuid"], disk_format, chunks)
     if size > SIZE_BYTES_MAX:
         raise XapiFault("VDI_TOO_LARGE", ref, SIZE_BYTES_MAX)
-    await records.refresh(host, record["SR"])
+    await records.look(host, record["SR"], ref)
     # What it stood on may have been waiting for the end of this.
     tidy(host, record["SR"])
 

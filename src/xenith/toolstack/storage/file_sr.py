@@ -20,6 +20,7 @@ from xenith.toolstack.backends import BackendError, Contents, Repository
 from xenith.toolstack.storage.garbage import Collected
 from xenith.toolstack.storage.inventory import Vdi
 from xenith.toolstack.storage.repository import FileRepository
+from xenith.toolstack.storage.space import SrUse
 from xenith.toolstack.storage.threads import Inflow, Outflow, streamed
 
 _Result = TypeVar("_Result")
@@ -168,11 +169,17 @@ class FileSr:
         return await self._run(self._scan)
 
     def _scan(self) -> Contents:
-        vdis, use = self.repository.contents()
+        return self._bounded(*self.repository.contents())
+
+    def _bounded(self, vdis: dict[str, Vdi], use: SrUse) -> Contents:
         if self._size_bytes_max:
             size = min(use.physical_size_bytes, self._size_bytes_max)
             use = replace(use, physical_size_bytes=max(size, use.physical_utilisation_bytes))
         return Contents(vdis, use)
+
+    async def look(self, *vdi_uuids: str) -> Contents:
+        """Tell of some disks and what they stand on; the others are not read."""
+        return await self._run(lambda: self._bounded(*self.repository.look(vdi_uuids)))
 
     async def collect(self) -> Collected:
         """Do a bounded part of what garbage collection has to do."""

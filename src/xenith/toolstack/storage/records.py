@@ -8,6 +8,7 @@ Source: sm's ``SR.py``, scan: compared by location; a hidden disk is "base copy"
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xenith.toolstack.backends import BackendError, Contents
@@ -17,6 +18,7 @@ from xenith.xapi.faults import XapiFault
 if TYPE_CHECKING:
     from xenith.toolstack.server import HostServer
     from xenith.toolstack.storage.inventory import Vdi
+    from xenith.toolstack.storage.space import SrUse
 
 BASE_LABEL = "base copy"
 #: The parent of a disk, by uuid. Source: sm, ``sm_config["vhd-parent"]``, absent at the root.
@@ -56,9 +58,39 @@ async def refresh(host: HostServer, sr: str) -> Contents | None:
                 find_or_introduce(host, sr, vdi)
         for uuid in placed - contents.vdis.keys():
             forget(host, before[uuid])
-        _tell_use(host, sr, contents)
+        _tell_use(host, sr, contents.use)
         attached.begun_count, attached.contents = begun, contents
         return contents
+
+
+async def look(host: HostServer, sr: str, *refs: str) -> None:
+    """Bring the records of some disks up to date, after something was done to them.
+
+    What they stand on gets a record where it has none. The others are not looked at: a scan of a
+    thousand disks takes a tenth of a second.
+    """
+    attached = host.storage.find(sr)
+    if attached is None:
+        return
+    async with attached.scanning:
+        asked = [record["uuid"] for ref in refs if (record := host.objects.find("VDI", ref))]
+        contents = await attached.repository.look(*asked)
+        for uuid, vdi in contents.vdis.items():
+            # One that is gone by now is not brought back; the storage's own come from here alone.
+            if uuid not in asked and vdi.is_hidden:
+                find_or_introduce(host, sr, vdi)
+            with contextlib.suppress(XapiFault):
+                _tell(host, host.objects.by_uuid("VDI", uuid), vdi)
+        if host.objects.find("SR", sr) is not None:
+            allocated = sum(
+                [
+                    record["virtual_size"]
+                    for record in host.objects.all("VDI").values()
+                    if record["SR"] == sr and record["managed"]
+                ]
+            )
+            use = replace(contents.use, virtual_allocation_bytes=allocated)
+            _tell_use(host, sr, use)
 
 
 def find_or_introduce(host: HostServer, sr: str, vdi: Vdi) -> str:
@@ -210,8 +242,8 @@ def _facts(vdi: Vdi, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tell_use(host: HostServer, sr: str, contents: Contents) -> None:
-    record, use = host.objects.get("SR", sr), contents.use
+def _tell_use(host: HostServer, sr: str, use: SrUse) -> None:
+    record = host.objects.get("SR", sr)
     facts = {
         "virtual_allocation": use.virtual_allocation_bytes,
         "physical_utilisation": use.physical_utilisation_bytes,

@@ -293,6 +293,21 @@ class FileRepository:
             found = self._take()
             return compare(found, ()).vdis, self._usage(found)
 
+    def look(self, uuids: Iterable[str]) -> tuple[dict[str, Vdi], SrUse]:
+        """Tell of some disks, all that they stand on, and what the repository holds in bytes.
+
+        Damaged ones and those that are not there are left out; the others' heads are not read.
+        """
+        vdis: dict[str, Vdi] = {}
+        with self._turn():
+            used = self._space.used_bytes()
+            for uuid in uuids:
+                with contextlib.suppress(XenithError):
+                    chain = self._open(uuid)
+                    vdis.update({vdi.uuid: vdi for vdi in list_chain(chain, used)})
+                    chain.close()
+            return vdis, self._usage(Inventory(vdis=vdis))
+
     def _usage(self, found: Inventory) -> SrUse:
         used = sum(self._space.used_bytes().values())
         return SrUse(

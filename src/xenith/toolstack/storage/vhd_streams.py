@@ -11,11 +11,11 @@ from xenith.toolstack.backends import BackendError
 from xenith.toolstack.storage.contents import Writer
 from xenith.vhd.chain import Chain
 from xenith.vhd.decoder import apply
-from xenith.vhd.delta import encode_delta, encode_difference, find_common, parent_of
+from xenith.vhd.delta import encode_change
 from xenith.vhd.encoder import encode_dynamic
 from xenith.vhd.files import Bytes
 from xenith.vhd.footer import FIXED, FOOTER_BYTES, SIZE_BYTES_MAX, decode_footer
-from xenith.vhd.pipe import PipeSink, Readable, Writable
+from xenith.vhd.pipe import Peeked, PipeSink, Readable, Writable
 from xenith.vhd.zeros import is_zero
 
 
@@ -27,13 +27,13 @@ def read_vhd(disk: Writer, stream: Readable) -> int:
     Raises:
         BackendError: VDI_IO_ERROR, it is no sound VHD; VDI_TOO_LARGE.
     """
-    begun = _Begun(stream)
+    peeked = Peeked(stream, FOOTER_BYTES)
     leaf = disk.chain.leaf
     is_blank = not leaf.has_parent and leaf.header is not None and not leaf.blocks()
     try:
-        if (size := begun.size_bytes()) is not None:
+        if (size := _size_bytes(peeked.first)) is not None:
             disk.grow(size)
-        footer = apply(begun, _Target(disk), is_blank=is_blank)
+        footer = apply(peeked, _Target(disk), is_blank=is_blank)
     except Invalid as error:
         raise BackendError("VDI_IO_ERROR", error.message) from error
     disk.grow(footer.size_bytes)
@@ -52,38 +52,16 @@ def write_vhd(chain: Chain, base: Chain | None, stream: Writable, *, world: Worl
     sink = PipeSink(stream)
     if base is None:
         encode_dynamic(chain, sink, world=world)
-    elif find_common(chain, base) is not None:
-        encode_delta(chain, base, sink, world=world)
     else:
-        encode_difference(chain, base, sink, parent=parent_of(base), world=world)
+        encode_change(chain, base, sink, world=world)
 
 
-class _Begun:
-    """A stream whose first bytes have been looked at."""
-
-    def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self._first = memoryview(bytearray(FOOTER_BYTES))
-        done = 0
-        while done < FOOTER_BYTES and (count := stream.readinto(self._first[done:])):
-            done += count
-        self._first = self._first[:done]
-
-    def size_bytes(self) -> int | None:
-        """Tell the virtual size, if the stream begins with it: a fixed disk's ends with it."""
-        if not bytes(self._first).startswith(b"conectix"):
-            return None
-        footer = decode_footer(bytes(self._first))
-        return None if footer.kind == FIXED else footer.size_bytes
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill a part of the buffer."""
-        if not self._first:
-            return self._stream.readinto(buffer)
-        count = min(len(buffer), len(self._first))
-        buffer[:count] = self._first[:count]
-        self._first = self._first[count:]
-        return count
+def _size_bytes(first: bytes) -> int | None:
+    """Tell the virtual size, if a stream begins with it: a fixed disk's ends with it."""
+    if not first.startswith(b"conectix"):
+        return None
+    footer = decode_footer(first)
+    return None if footer.kind == FIXED else footer.size_bytes
 
 
 class _Target:

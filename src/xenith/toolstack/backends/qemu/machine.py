@@ -27,7 +27,7 @@ def capacity(
         total = int(_field("/proc/meminfo", "MemTotal").split()[0]) * 1024
         memory_bytes = int(total * _MEMORY_SHARE) // MIB * MIB
     if disk_bytes is None:
-        ours = sum(file.stat().st_blocks * 512 for file in (directory / "disks").glob("*"))
+        ours = sum(_used_bytes(file) for file in directory.glob("sr/*/*.vhd"))
         disk_bytes = int((shutil.disk_usage(directory).free + ours) * _DISK_SHARE) // MIB * MIB
     return Capacity(
         memory_bytes=memory_bytes,
@@ -35,6 +35,13 @@ def capacity(
         disk_bytes=disk_bytes,
         cpu_model=_field("/proc/cpuinfo", "model name"),
     )
+
+
+def _used_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_blocks * 512
+    except FileNotFoundError:  # collected meanwhile
+        return 0
 
 
 def _field(path: str, name: str) -> str:
