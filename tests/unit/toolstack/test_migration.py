@@ -193,3 +193,21 @@ async def test_disks_move_between_hosts_of_one_pool(way):
     assert await fleet.call("a", "VDI.get_SR", way.vdi) == sr
     assert len(await fleet.backends["b"].disks()) == 1
     assert await fleet.backends["a"].disks() == {}
+
+
+async def test_a_disk_moves_to_another_sr_under_its_name(sim_fleet):
+    await sim_fleet.start("a")
+    objects = sim_fleet.host("a").objects
+    (old,) = await sim_fleet.call("a", "SR.get_all")
+    new = objects.create("SR", name_label="other", type="nfs", physical_size=2**30)
+    at = {"host": objects.only("host"), "SR": new, "device_config": {}}
+    pbd = await sim_fleet.call("a", "PBD.create", at)
+    vdi = await sim_fleet.call("a", "VDI.create", {"SR": old, "virtual_size": 2**21})
+    assert (await sim_fleet.fault("a", "VDI.pool_migrate", vdi, new, {}))[0] == "SR_NOT_ATTACHED"
+    await sim_fleet.call("a", "PBD.plug", pbd)
+    before = await sim_fleet.call("a", "VDI.checksum", vdi)
+    assert await sim_fleet.call("a", "VDI.pool_migrate", vdi, new, {}) == vdi
+    assert await sim_fleet.call("a", "SR.get_VDIs", old) == []
+    assert await sim_fleet.call("a", "SR.get_VDIs", new) == [vdi]
+    assert await sim_fleet.call("a", "VDI.checksum", vdi) == before
+    assert before == "b2d1236c286a3c0704224fe4105eca49", "the MD5 of two MiB of zeros"

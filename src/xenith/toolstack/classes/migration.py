@@ -254,7 +254,8 @@ async def _send_inside(
     for vdi, disk in _disks(host, record):
         sr = vdi_map[vdi] if vdi in vdi_map else disk["SR"]
         if sr != disk["SR"]:
-            await _move_disk(host, vdi, disk, sr)
+            with host.operations.hold("VDI", vdi, "mirror"):
+                await _move_disk(host, vdi, disk, sr)
     if record["power_state"] == "Running":
         await _move(host, ref, record, on)
     else:
@@ -265,16 +266,27 @@ async def _move_disk(host: HostServer, vdi: str, disk: Record, sr: str) -> None:
     """Move a disk to another SR of the pool, under the name it has."""
     before, uuid = disk["SR"], disk["uuid"]
     source, target = host.storage.get(before), host.storage.get(sr)
-    with host.operations.hold("VDI", vdi, "mirror"):
-        await carry(uuid, source, target, size_bytes=disk["virtual_size"])
-        # Its record is never of an SR that it does not lie in.
-        host.objects.update("VDI", vdi, SR=sr)
-        host.objects.unlink("SR", before, "VDIs", vdi)
-        host.objects.link("SR", sr, "VDIs", vdi)
-        await source.destroy(uuid)
+    await carry(uuid, source, target, size_bytes=disk["virtual_size"])
+    # Its record is never of an SR that it does not lie in.
+    host.objects.update("VDI", vdi, SR=sr)
+    host.objects.unlink("SR", before, "VDIs", vdi)
+    host.objects.link("SR", sr, "VDIs", vdi)
+    await source.destroy(uuid)
     for one in (before, sr):
         await records.refresh(host, one)
         tidy(host, one)
+
+
+@method("VDI.pool_migrate", is_async=True)
+async def pool_migrate_disk(host: HostServer, ref: str, sr: str, options: dict[str, str]) -> str:
+    """Move a disk that no running VM has to another SR of the pool. Source: VDI.pool_migrate."""
+    del options
+    host.objects.get("SR", sr)
+    host.storage.get(sr)
+    async with vdis.doing(host, ref, "mirror") as record:
+        if record["SR"] != sr:
+            await _move_disk(host, ref, record, sr)
+    return ref
 
 
 async def _send_far(
