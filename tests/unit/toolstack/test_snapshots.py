@@ -55,14 +55,14 @@ async def test_a_chain_is_refused_another_link_where_real_ones_are(sim_host):
     assert len(await sim_host.call("VDI.get_snapshots", vdi)) == DEPTH_MAX - 1
 
 
-async def test_what_snapshots_leave_is_collected_when_no_vm_has_the_disk(sim_host):
+async def test_what_snapshots_leave_is_merged_below_a_vm_and_whole_when_it_has_ended(sim_host):
     vdi, vm = await sim_host.make_vdi("disk"), await sim_host.make_vm()
     await sim_host.call("VBD.create", {"VM": vm, "VDI": vdi, "userdevice": "0"})
     await sim_host.call("VM.start", vm, False, False)
     for _ in range(3):
         await sim_host.call("VDI.destroy", await sim_host.call("VDI.snapshot", vdi))
     await tidied(sim_host)
-    assert len(await chain(sim_host, vdi)) == 4, "a guest has it open"
+    assert len(await chain(sim_host, vdi)) == 2, "a guest has the leaf open"
     await sim_host.call("VM.hard_shutdown", vm)
     await asyncio.wait([sim_host.server.own_storage.tidying])
     assert await chain(sim_host, vdi) == ["disk"]

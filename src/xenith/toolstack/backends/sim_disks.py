@@ -220,6 +220,9 @@ class SimRepository:
                 del self._disks[uuid]
                 done.deleted.append(uuid)
                 return True
+            if disk.is_hidden and self._merges_in_the_middle(uuid, disk, own, standing):
+                done.coalesced.append(uuid)
+                return True
             if not disk.is_hidden or len(children) != 1 or children[0] in done.left:
                 continue
             child = children[0]
@@ -234,6 +237,23 @@ class SimRepository:
             done.coalesced.append(child)
             return True
         return False
+
+    def _merges_in_the_middle(
+        self,
+        uuid: str,
+        disk: SimDisk,
+        own: dict[str, SimDisk],
+        standing: dict[str, list[str]],
+    ) -> bool:
+        """Merge a hidden disk into its hidden parent if it is the only child; domains go on."""
+        parent = own.get(disk.parent or "")
+        if parent is None or not parent.is_hidden or len(standing[disk.parent or ""]) > 1:
+            return False
+        parent.used_bytes += disk.used_bytes
+        for child in standing[uuid]:
+            own[child].parent = disk.parent
+        del self._disks[uuid]
+        return True
 
     def _own(self) -> tuple[dict[str, SimDisk], dict[str, list[str]]]:
         own = {uuid: disk for uuid, disk in self._disks.items() if disk.sr_uuid == self._sr_uuid}
