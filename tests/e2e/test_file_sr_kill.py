@@ -30,7 +30,7 @@ async def main(directory, password):
     backend = SimBackend(world, memory_bytes=1 << 30, cpu_count=1, disk_bytes=1 << 40)
     fleet = Fleet(world, Path(directory), event_batch_s=0)
     end = await fleet.add_host("h", backend, password=password)
-    fleet.hosts["h"].storage.collect_delay_s = 0.0
+    fleet.hosts["h"].own_storage.collect_delay_s = 0.0
     await fleet.start()
     print(end.url, flush=True)
     await asyncio.sleep(600)

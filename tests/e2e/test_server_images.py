@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +16,8 @@ from xenith.dev.tiny_image import find_or_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
+Guests = Callable[[Path], list[int]]
 SERVERS = "/compute/v2.1/servers"
-
-
-@pytest.fixture(autouse=True)
-def needs_qemu() -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        reason = "qemu-system-x86 is not installed: real guests are left out"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def xenith(*arguments: str) -> None:
-    command = [sys.executable, "-m", "xenith.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
-    data = tmp_path / "cloud"
-    where = ("--data", str(data))
-    xenith("up", "--detach", *where, "--listen", "127.0.0.1:0", "--backend", "qemu", "--hosts", "2")
-    yield data
-    xenith("down", *where)
-    for pid in guests(tmp_path):
-        os.kill(pid, signal.SIGKILL)
-
-
-def guests(place: Path) -> list[int]:
-    """List the processes of guests and their disks below a directory of this test's."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        is_ours = "qemu-system" in command.split("\0")[0] or "xenith.toolstack.tap" in command
-        if entry.name.isdigit() and is_ours and str(place) in command:
-            found.append(int(entry.name))
-    return found
 
 
 async def build(api: ApiClient, name: str, image_id: str, **hints: Any) -> str:
@@ -92,9 +48,11 @@ async def active(api: ApiClient, image_id: str) -> dict[str, Any]:
     raise AssertionError(f"the image is {image['status']}")
 
 
-def test_a_guest_is_imaged_as_it_runs_and_its_image_boots_elsewhere(data: Path) -> None:
+def test_a_guest_is_imaged_as_it_runs_and_its_image_boots_elsewhere(
+    qemu_cloud: Path, guests: Guests
+) -> None:
     async def walk() -> None:
-        async with ApiClient.of_directory(data) as api:
+        async with ApiClient.of_directory(qemu_cloud) as api:
             path = find_or_build()
             made = await api.post(
                 "/image/v2/images",
@@ -104,7 +62,7 @@ def test_a_guest_is_imaged_as_it_runs_and_its_image_boots_elsewhere(data: Path) 
             await api.upload(file, _chunks(path), path.stat().st_size)
             first = await build(api, "first", made["id"])
             await booted(api, first)
-            before = guests(data.parent)
+            before = guests(qemu_cloud)
             assert len(before) == 2, "a guest, and its disks' process"
             await api.post(f"{SERVERS}/{first}/action", {"createImage": {"name": "of first"}})
             images = (await api.get("/image/v2/images?name=of first"))["images"]
@@ -113,7 +71,7 @@ def test_a_guest_is_imaged_as_it_runs_and_its_image_boots_elsewhere(data: Path) 
             assert image["virtual_size"] == 2**30
             assert image["size"] < 2**26, "what is empty is not sent"
             await api.wait_server(first, status="ACTIVE", timeout_s=60)
-            assert guests(data.parent) == before, "the guest runs on"
+            assert guests(qemu_cloud) == before, "the guest runs on"
             second = await build(api, "second", image["id"], different_host=[first])
             await booted(api, second)
             hosts = {
@@ -125,6 +83,6 @@ def test_a_guest_is_imaged_as_it_runs_and_its_image_boots_elsewhere(data: Path) 
                 await api.wait_server(each, status=None, timeout_s=120)
             # The image is the tenant's, and stands by itself.
             await active(api, image["id"])
-            assert guests(data.parent) == []
+            assert guests(qemu_cloud) == []
 
     asyncio.run(walk())

@@ -7,52 +7,42 @@ real ones are found by their backend.
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
-from xenith.toolstack.backends import Backend, DomainState
+from xenith.toolstack import tls
+from xenith.toolstack.backends import Backend, DomainListener
+from xenith.toolstack.backends.live import LiveBackend
 from xenith.toolstack.backends.sim import SimBackend
-from xenith.toolstack.backends.sim_disks import SimDisk
-from xenith.toolstack.classes import table
+from xenith.toolstack.classes import certificates, table
+from xenith.toolstack.classes.host import show_operations
+from xenith.toolstack.classes.lifecycle import adopt, changed_by_itself
+from xenith.toolstack.classes.live import guest_wrote
 from xenith.toolstack.classes.pbd import attach_all
-from xenith.toolstack.classes.sr import OPERATIONS
-from xenith.toolstack.classes.vm import adopt, changed_by_itself, spec
+from xenith.toolstack.furnishing import furnish, move_in
 from xenith.toolstack.journal import Entry, Journal
-from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import VOLATILE, Objects, Record
+from xenith.toolstack.pool import Pool
+from xenith.toolstack.recovery import DERIVED, forget_half_made, hand_over
+from xenith.toolstack.roles import Account
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
-from xenith.toolstack.storage.records import PARENT_KEY, show_operations
+from xenith.toolstack.storage import records
 from xenith.toolstack.transfer import TRANSFERS
-from xenith.xapi import NULL
 
+#: What the file SRs can do with disks. Source: XenAPI SM.features.
+_FEATURES = ("CREATE", "DELETE", "CLONE", "INTRODUCE", "RESIZE", "SNAPSHOT")
 #: The pseudo-class under which the journal keeps a host's port.
 _ADDRESS = "address"
-#: Sets that follow from other records: class, its field, the class it names, the set there. They
-#: are not kept, so that a change costs the same however many there are.
-DERIVED = (
-    ("VDI", "SR", "SR", "VDIs"),
-    ("VDI", "snapshot_of", "VDI", "snapshots"),
-    ("VBD", "VM", "VM", "VBDs"),
-    ("VBD", "VDI", "VDI", "VBDs"),
-    ("VIF", "VM", "VM", "VIFs"),
-    ("VIF", "network", "network", "VIFs"),
-    ("VM", "resident_on", "host", "resident_VMs"),
-)
 #: Fields that follow from others, by class.
 _OF_THE_MOMENT = frozenset(("current_operations", "allowed_operations"))
 _NOT_KEPT: dict[str, frozenset[str]] = {
     class_name: frozenset(field for _, _, holder, field in DERIVED if holder == class_name)
     | (_OF_THE_MOMENT if class_name in ("VM", "VDI") else frozenset())
     for class_name in CLASSES
-}
-_DOMAINS: dict[str, DomainState] = {
-    "Running": "running",
-    "Paused": "paused",
-    "Suspended": "suspended",
 }
 
 
@@ -62,6 +52,8 @@ class HostEndpoint(NamedTuple):
     name: str
     url: str
     host_uuid: str
+    #: SHA-256 of its certificate, in hex; nothing without TLS.
+    pin: str = ""
 
 
 class Fleet:
@@ -72,9 +64,12 @@ class Fleet:
     ) -> None:
         self._world = world
         self._event_batch_s = event_batch_s
+        self._directory = directory
         self._journal = None if directory is None else Journal(directory / "journal")
         self._found: dict[str, dict[tuple[str, str], Record]] | None = None
-        self._ports: dict[str, int] = {}
+        #: Where each host is: its port, whose database it shares, its record there.
+        self._ports: dict[str, dict[str, Any]] = {}
+        self._pools: dict[str, Pool] = {}
         #: Not while hosts are being read from it.
         self._may_rewrite = False
         self.hosts: dict[str, HostServer] = {}
@@ -86,10 +81,14 @@ class Fleet:
         backend: Backend,
         *,
         password: str,
+        accounts: Mapping[str, Account] | None = None,
         listen: str = "127.0.0.1",
         port: int = 0,
+        is_tls: bool = False,
     ) -> HostEndpoint:
         """Start a host; one that was here before is as it was, at the same port.
+
+        With ``is_tls`` it speaks TLS and nothing else, by a certificate made at its first start.
 
         Raises:
             Conflict: the fleet has a host of that name.
@@ -97,12 +96,14 @@ class Fleet:
         """
         if name in self.hosts:
             raise Conflict(f"the fleet has a host named {name}", name=name)
-        found = self._read().pop(name, {})
-        self._ports.setdefault(name, found.pop((_ADDRESS, ""), {}).get("port", 0))
-        objects = Objects(self._world, keep=self._keeper(name))
+        self._read()
+        known = self._ports.get(name, {})
+        database = known.get("database", name)
+        pool = self._pools.get(database)
+        found = {} if pool is not None else self._read().pop(database, {})
         host = HostServer(
             self._world,
-            objects,
+            Objects(self._world, keep=self._keeper(database)),
             backend,
             name=name,
             password=password,
@@ -110,40 +111,114 @@ class Fleet:
             transfers=TRANSFERS,
             event_batch_s=self._event_batch_s,
             flush=self._flush,
+            accounts=accounts,
         )
+        host.fleet = self
         self.hosts[name] = host
-        if found:
-            for (class_name, ref), record in found.items():
-                objects.load(class_name, ref, record)
-            _forget_half_made(objects)
-            if isinstance(backend, SimBackend):
-                _hand_over(host, backend)
-        else:
-            _furnish(host)
-        await backend.start(
-            lambda uuid, state, reason: changed_by_itself(host, uuid, state, reason)
-        )
+        if pool is None:
+            pool = self._pools[database] = host.pool
+            pool.name = database
+            if found:
+                for (class_name, ref), record in found.items():
+                    pool.objects.load(class_name, ref, record)
+                forget_half_made(pool.objects)
+            else:
+                furnish(host)
+        own = known.get("host") or pool.objects.only("host")
+        master = pool.objects.get("pool", pool.objects.only("pool"))["master"]
+        host.enter(pool, own, is_coordinator=master == own)
+        if isinstance(backend, SimBackend) and (found or len(pool.members) > 1):
+            hand_over(host, backend)
+        await backend.start(self._listener(host))
+        if isinstance(backend, LiveBackend):
+            backend.watch_xenstore(lambda uuid: self._hear_guest(host, uuid))
         _bring_up_to_date(host)
         await attach_all(host)
+        if is_tls:
+            if self._directory is not None:
+                host.identity_path = self._directory / "tls" / f"{name}.pem"
+            now_s = self._world.clock.now()
+            identity = tls.load_or_make(host.identity_path, name, listen, now_s=now_s)
+            certificates.install(host, identity)
         adopt(host, dict(await backend.running()))
-        for vdi in objects.all("VDI"):
-            show_operations(host, vdi)
+        for vdi in pool.objects.all("VDI"):
+            records.show_operations(host, vdi)
         try:
-            bound = await host.listen(listen, port or self._ports[name])
+            bound = await host.listen(listen, port or known.get("port", 0))
         except Unavailable:
             await self._put_back(name, host)
             raise
-        self._ports[name] = bound
-        self._write(name, _ADDRESS, "", {"port": bound})
-        own = objects.only("host")
-        objects.update("host", own, address=host.address)
-        return HostEndpoint(name, f"http://{host.address}", objects.get("host", own)["uuid"])
+        self._ports[name] = {"port": bound, "database": database, "host": own}
+        self._write_place(name)
+        pool.objects.update("host", own, address=host.address)
+        uuid = pool.objects.get("host", own)["uuid"]
+        return HostEndpoint(name, host.url, uuid, host.pin)
+
+    @staticmethod
+    def _listener(host: HostServer) -> DomainListener:
+        # The coordinator may not be up yet; what it would write is the same.
+        return lambda uuid, state, reason: changed_by_itself(
+            host.pool.coordinator or host, uuid, state, reason
+        )
+
+    @staticmethod
+    def _hear_guest(host: HostServer, vm_uuid: str) -> None:
+        if host.is_up:
+            host.tasks.start(
+                "guest's xenstore", guest_wrote(host.pool.coordinator or host, vm_uuid)
+            )
+
+    # -- pools
+
+    def find(self, address: str) -> HostServer | None:
+        """Find a host by its address."""
+        return next((host for host in self.hosts.values() if host.address == address), None)
+
+    def join(self, host: HostServer, pool: Pool) -> None:
+        """Have a host leave its own pool for another's."""
+        left = host.pool
+        ref = move_in(host, pool)
+        host.enter(pool, ref, is_coordinator=False)
+        self._forget(left)
+        self._ports[host.name].update(database=pool.name, host=ref)
+        self._write_place(host.name)
+
+    def leave(self, host: HostServer) -> None:
+        """Have a host leave its pool and be one of its own, as new."""
+        del host.pool.members[host.ref]
+        database = host.name
+        while database in self._pools:
+            # Its first pool may be led by another host now.
+            database = f"{database}'"
+        pool = Pool(
+            Objects(self._world, keep=self._keeper(database)), self._world.ids, name=database
+        )
+        self._pools[database] = pool
+        host.pool = pool
+        furnish(host)
+        host.enter(pool, pool.objects.only("host"), is_coordinator=True)
+        _bring_up_to_date(host)
+        pool.objects.update("host", host.ref, address=host.address)
+        if host.identity is not None:
+            certificates.install(host, host.identity)
+        self._ports[host.name].update(database=database, host=host.ref)
+        self._write_place(host.name)
+
+    def _forget(self, pool: Pool) -> None:
+        del self._pools[pool.name]
+        for class_name in CLASSES:
+            if class_name not in VOLATILE:
+                for ref in pool.objects.all(class_name):
+                    self._write(pool.name, class_name, ref, None)
 
     async def _put_back(self, name: str, host: HostServer) -> None:
         """Take a host that did not come up out again; what is known of it stays."""
-        known = {(entry.class_name, entry.ref): entry.record or {} for entry in self._of(name)}
-        del self.hosts[name]
-        self._read()[name] = known
+        del self.hosts[name], host.pool.members[host.ref]
+        if not host.pool.members:
+            entries = self._of(host.pool)
+            known = {(entry.class_name, entry.ref): entry.record or {} for entry in entries}
+            self._read()[host.pool.name] = known
+            del self._pools[host.pool.name]
         await host.stop()
 
     async def start(self) -> None:
@@ -161,6 +236,7 @@ class Fleet:
         for host in self.hosts.values():
             await host.stop()
         self.hosts.clear()
+        self._pools.clear()
         if self._journal is not None:
             self._journal.close()
 
@@ -171,30 +247,47 @@ class Fleet:
             return self._found
         found: dict[str, dict[tuple[str, str], Record]] = {}
         for entry in self._journal.read() if self._journal is not None else ():
+            if entry.class_name == _ADDRESS:
+                # Before hosts had pools, an address had no name.
+                self._take_place(entry.ref or entry.host, entry.host, entry.record)
+                continue
             objects = found.setdefault(entry.host, {})
             key = (entry.class_name, entry.ref)
             if entry.record is None:
                 objects.pop(key, None)
-            elif entry.class_name in CLASSES or entry.class_name == _ADDRESS:
+            elif entry.class_name in CLASSES:
                 objects.setdefault(key, {}).update(entry.record)
         self._found = found
         if self._journal is not None:
             # Hosts that are not added this time keep their records.
-            self._journal.begin(_kept(found))
+            self._journal.begin(self._entries())
         return found
 
+    def _take_place(self, name: str, database: str, place: dict[str, Any] | None) -> None:
+        if place is not None:
+            self._ports[name] = {"database": database, **place}
+        elif self._ports.get(name, {}).get("database") == database:
+            del self._ports[name]
+
     def _entries(self) -> Iterable[Entry]:
-        for name in self.hosts:
-            yield from self._of(name)
+        for name, place in self._ports.items():
+            yield Entry(place["database"], _ADDRESS, name, place)
+        for pool in self._pools.values():
+            yield from self._of(pool)
         yield from _kept(self._found or {})
 
-    def _of(self, name: str) -> Iterable[Entry]:
-        yield Entry(name, _ADDRESS, "", {"port": self._ports[name]})
+    def _of(self, pool: Pool) -> Iterable[Entry]:
         for class_name in CLASSES:
             if class_name in VOLATILE:
                 continue
-            for ref, record in self.hosts[name].objects.all(class_name).items():
-                yield Entry(name, class_name, ref, _worth_keeping(class_name, record))
+            for ref, record in pool.objects.all(class_name).items():
+                yield Entry(pool.name, class_name, ref, _worth_keeping(class_name, record))
+
+    def _write_place(self, name: str) -> None:
+        if self._journal is None:
+            return
+        place = self._ports[name]
+        self._write(place["database"], _ADDRESS, name, dict(place))
 
     def _flush(self) -> None:
         if self._journal is not None:
@@ -241,48 +334,12 @@ def _kept(found: dict[str, dict[tuple[str, str], Record]]) -> Iterable[Entry]:
             yield Entry(name, class_name, ref, record)
 
 
-def _furnish(host: HostServer) -> None:
-    """Make what every host has: itself, its pool, an SR and a network for its management."""
-    objects = host.objects
-    metrics = objects.create("host_metrics")
-    own = objects.create(
-        "host",
-        name_label=host.name,
-        hostname=host.name,
-        metrics=metrics,
-        name_description=f"Xenith toolstack, {host.backend.name}",
-    )
-    sr = objects.create(
-        "SR",
-        name_label="Local storage",
-        type="file",
-        content_type="user",
-        allowed_operations=OPERATIONS,
-    )
-    pbd = objects.create("PBD", host=own, SR=sr, currently_attached=True)
-    network = objects.create("network", name_label="Management", bridge="xenbr0")
-    pif = objects.create(
-        "PIF",
-        host=own,
-        network=network,
-        device="eth0",
-        management=True,
-        physical=True,
-        currently_attached=True,
-        IP="127.0.0.1",
-    )
-    objects.update("SR", sr, PBDs=[pbd])
-    objects.update("network", network, PIFs=[pif])
-    objects.update("host", own, PBDs=[pbd], PIFs=[pif], suspend_image_sr=sr, crash_dump_sr=sr)
-    objects.create("pool", master=own, default_SR=sr, suspend_image_SR=sr, crash_dump_SR=sr)
-
-
 def _bring_up_to_date(host: HostServer) -> None:
     """Write what may differ from one process to the next: capacity, versions, time."""
     from xenith import __version__  # noqa: PLC0415 - one value
 
-    objects, capacity = host.objects, host.backend.capacity()
-    own = objects.only("host")
+    objects, capacity = host.objects, host.engine.capacity()
+    own = host.ref
     boot = objects.get("host", own)["other_config"].get("boot_time")
     now = f"{host.world.clock.now():.0f}"
     objects.update(
@@ -310,64 +367,26 @@ def _bring_up_to_date(host: HostServer) -> None:
             "agent_start_time": now,
         },
         capabilities=["hvm-3.0-x86_64"],
+        editions=["free"],
     )
+    show_operations(host, own)
     objects.update(
         "host_metrics",
-        objects.only("host_metrics"),
+        objects.get("host", own)["metrics"],
         memory_total=capacity.memory_bytes,
         live=True,
         last_updated=host.now(),
     )
-
-
-def _forget_half_made(objects: Objects) -> None:
-    """Remove what a crash cut short, and fill the sets that are derived from other records.
-
-    Disks that were being made are left to whoever attaches their SR.
-    """
-    for class_name in ("VBD", "VIF"):
-        for ref, record in list(objects.all(class_name).items()):
-            if objects.find("VM", record["VM"]) is None:
-                objects.delete(class_name, ref)
-    for ref, record in objects.all("VBD").items():
-        if not is_null(record["VDI"]) and objects.find("VDI", record["VDI"]) is None:
-            objects.update("VBD", ref, VDI=NULL, empty=True)
-    for of, field, holder, holder_field in DERIVED:
-        for ref, record in objects.all(of).items():
-            objects.link(holder, record[field], holder_field, ref)
-
-
-def _hand_over(host: HostServer, backend: SimBackend) -> None:
-    """Tell a simulated host what it ran in the process before."""
-    vms, disks = host.objects.all("VM").values(), host.objects.all("VDI").values()
-    domids = [record["domid"] for record in vms]
-    for record in vms:
-        last = record["other_config"].get("last_dom_id", "")
-        # Clients may write anything there.
-        if last.isascii() and last.isdigit() and len(last) < 10:
-            domids.append(int(last))
-    backend.adopt(
-        _domains(host.objects),
-        {record["uuid"]: _sim_disk(host, record) for record in disks},
-        specs={record["uuid"]: spec(host, record) for record in vms},
-        last_domid=max([0, *domids]),
-    )
-
-
-def _sim_disk(host: HostServer, record: Record) -> SimDisk:
-    sr = host.objects.find("SR", record["SR"])
-    return SimDisk(
-        record["virtual_size"],
-        record["physical_utilisation"],
-        record["sm_config"].get(PARENT_KEY),
-        is_hidden=not record["managed"],
-        sr_uuid="" if sr is None else sr["uuid"],
-    )
-
-
-def _domains(objects: Objects) -> dict[str, DomainState]:
-    return {
-        record["uuid"]: _DOMAINS[record["power_state"]]
-        for record in objects.all("VM").values()
-        if record["power_state"] in _DOMAINS
-    }
+    if not objects.all("SM"):
+        objects.create(
+            "SM",
+            name_label="File",
+            name_description="Disks as files in a directory",
+            type="file",
+            vendor="Xenith",
+            version=__version__,
+            required_api_version="1.0",
+            capabilities=[f"VDI_{name}" for name in _FEATURES],
+            features={f"VDI_{name}": "1" for name in _FEATURES},
+            supported_image_formats=["vhd"],
+        )

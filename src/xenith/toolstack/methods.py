@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from xenith.toolstack.schema import CLASSES, SILENT, Kind, coerce, convert
+from xenith.toolstack import roles
+from xenith.toolstack.schema import CLASSES, Kind, coerce, convert
 from xenith.toolstack.where import parse
 from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
@@ -33,6 +34,7 @@ _KINDS: dict[str, Kind] = {
     "dict[str, str]": "map",
     "dict[str, str] | None": "map",
     "list[str]": "texts",
+    "list[str] | None": "texts",
 }
 
 
@@ -50,6 +52,8 @@ class Method:
     is_open: bool = False
     #: Only waits: it ends when its client hangs up, as all others do not.
     is_wait: bool = False
+    #: The least role that may call it, by its place among the roles.
+    rank: int = 0
 
     @property
     def most(self) -> int:
@@ -188,7 +192,7 @@ def generate() -> dict[str, Method]:
     for of, fields in CLASSES.items():
         for name, function, count in _OF_CLASS:
             # Whoever could list sessions could take them over.
-            if not (of in SILENT and name.startswith("get_all")):
+            if not (of == "session" and name.startswith("get_all")):
                 enter(f"{of}.{name}", function, count, of=of)
         if "name_label" in fields:
             enter(f"{of}.get_by_name_label", _get_by_name_label, 1, of=of)
@@ -203,7 +207,8 @@ def generate() -> dict[str, Method]:
             elif field.kind == "set":
                 enter(f"{of}.add_{name}", _add_member, 2, of=of, field=name)
                 enter(f"{of}.remove_{name}", _remove_member, 2, of=of, field=name)
-    return {**made, **METHODS}
+    made.update(METHODS)
+    return {name: replace(row, rank=roles.rank_of(name)) for name, row in made.items()}
 
 
 def creation(class_name: str, given: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from xenith.core.world import World
+from xenith.toolstack import roles
 from xenith.toolstack.schema import CLASSES, SILENT
 from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
@@ -26,7 +27,7 @@ Wants = Callable[[str, str], bool]
 #: Deletions remembered for clients that lag; one that lags further is told to begin anew.
 DELETIONS_MAX = 10_000
 #: Classes that a restart forgets.
-VOLATILE = frozenset(("session", "task"))
+VOLATILE = frozenset(("session", "task", "role"))
 
 _DEFAULTS: dict[str, Record] = {
     class_name: {name: field.make_default() for name, field in fields.items()}
@@ -52,6 +53,8 @@ class Objects:
         self._records: dict[str, dict[str, Record]] = {name: {} for name in CLASSES}
         self._by_uuid: dict[str, dict[str, str]] = {name: {} for name in CLASSES}
         self._by_label: dict[str, dict[str, dict[str, None]]] = {name: {} for name in CLASSES}
+        # The roles are the same everywhere and for ever.
+        self._records["role"] = roles.RECORDS
         self.generation = 1
         #: Which life of this database generations count in; those of another mean nothing here.
         self.epoch = world.ids.below(10**18)
@@ -90,12 +93,17 @@ class Objects:
             XapiFault: UUID_INVALID.
         """
         ref = self._by_uuid[class_name].get(uuid)
+        if class_name == "role" and f"OpaqueRef:{uuid}" in roles.RECORDS:
+            return f"OpaqueRef:{uuid}"
         if ref is None:
             raise XapiFault("UUID_INVALID", class_name, uuid)
         return ref
 
     def by_label(self, class_name: str, label: str) -> list[str]:
         """List the references of a name."""
+        if class_name == "role":
+            found = roles.RECORDS.get(roles.ref_of(label))
+            return [] if found is None else [roles.ref_of(label)]
         return list(self._by_label[class_name].get(label, ()))
 
     def only(self, class_name: str) -> str:
@@ -120,6 +128,11 @@ class Objects:
         self._put(class_name, ref, whole)
         self.generation += 1
         self._changes[class_name, ref] = (self.generation, self.generation)
+
+    def insert(self, class_name: str, ref: str, record: Record) -> None:
+        """Take over an object of another database, under the reference that it had there."""
+        self._put(class_name, ref, record)
+        self._changed(class_name, ref, record, is_new=True)
 
     def update(self, class_name: str, ref: str, **fields: Any) -> None:
         """Change fields of an object."""

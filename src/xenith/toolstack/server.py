@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,12 +22,15 @@ from xenith.core.errors import Unavailable
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
+from xenith.toolstack import tls
 from xenith.toolstack.backends import Backend, BackendError
 from xenith.toolstack.methods import Method, maybe
 from xenith.toolstack.objects import Objects
 from xenith.toolstack.operations import Operations
+from xenith.toolstack.pool import Neighbourhood, Pool, PoolStorage
+from xenith.toolstack.roles import ROLES, Account
 from xenith.toolstack.storage.attached import Storage
-from xenith.xapi import jsonrpc, xmlrpc
+from xenith.xapi import NULL, jsonrpc, xmlrpc
 from xenith.xapi.faults import XapiFault
 from xenith.xapi.wire import Reply, Request, ServerConnection, protocol_factory
 
@@ -46,6 +52,21 @@ Transfer = Callable[["HostServer", Request], Awaitable[Reply]]
 #: Writes an answer from a result, or from a fault.
 _Write = Callable[[Any], Reply]
 
+#: The session that the call that runs was made with.
+_CALLER: ContextVar[str] = ContextVar("caller", default=NULL)
+#: What a host answers that does not answer for its pool. Source: xapi, calls not forwarded.
+_LOCAL = frozenset(
+    (
+        "session.slave_local_login_with_password",
+        "session.local_logout",
+        "pool.emergency_transition_to_master",
+        "pool.emergency_reset_master",
+        "host.emergency_ha_disable",
+        "host.emergency_disable_tls_verification",
+        "host.shutdown_agent",
+        "system.listMethods",
+    )
+)
 _PAGE = b"<html><body><h1>HTTP 500 internal server error</h1></body></html>"
 _JSON_HEADERS = {
     "access-control-allow-origin": "*",
@@ -68,24 +89,35 @@ class HostServer:
         transfers: Mapping[tuple[str, str], Transfer],
         event_batch_s: float = EVENT_BATCH_S,
         flush: Callable[[], None] = lambda: None,
+        accounts: Mapping[str, Account] | None = None,
     ) -> None:
         self.world = world
-        self.objects = objects
-        self.backend = backend
+        #: Whom this host shares its database with; a pool of its own until it joins one.
+        self.pool = Pool(objects, world.ids, name=name)
+        #: What acts on this host; ``backend`` acts on all of the pool.
+        self.engine = backend
+        #: The reference of this host's record.
+        self.ref = NULL
+        self.is_up = True
+        self.fleet: Neighbourhood | None = None
         self.name = name
         self.methods = methods
         self.event_batch_s = event_batch_s
         #: Brings what was changed to the disk; done before a call is answered.
         self.flush = flush
         self.tasks = TaskOwner(f"host {name}", world.clock)
-        self.operations = Operations(world.ids)
-        self.storage = Storage()
-        #: VMs whose domain changed by itself while an operation ran.
-        self.unheard: set[str] = set()
-        #: Bytes that each VM that runs, or is about to, was given.
-        self.memory_bytes: dict[str, int] = {}
+        #: The SRs that are attached here; ``storage`` are those of all of the pool.
+        self.own_storage = Storage()
         self.address = ""
-        self._password = password
+        self.identity: tls.Identity | None = None
+        #: Where the certificate is kept; None keeps it nowhere.
+        self.identity_path: Path | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._accounts = {"root": Account(password, "pool-admin"), **(accounts or {})}
+        #: What each session that asked by the old protocol has been told up to.
+        self.subscriptions: dict[str, Any] = {}
+        #: The place of each session's role among the roles.
+        self._ranks: dict[str, int] = {}
         self._transfers = transfers
         self._server: asyncio.Server | None = None
         # Ordered, so that they are broken in the same order in each run of a simulation.
@@ -94,6 +126,57 @@ class HostServer:
         self._running: set[asyncio.Task[None]] = set()
         #: When each session was last used.
         self._last_used_s: dict[str, float] = {}
+
+    # -- the pool
+
+    @property
+    def objects(self) -> Objects:
+        """The database."""
+        return self.pool.objects
+
+    @property
+    def operations(self) -> Operations:
+        """What is being done in the pool."""
+        return self.pool.operations
+
+    @property
+    def unheard(self) -> set[str]:
+        """VMs whose domain changed by itself while an operation ran."""
+        return self.pool.unheard
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes that each VM that runs, or is about to, was given."""
+        return self.pool.memory_bytes
+
+    @property
+    def backend(self) -> Backend:
+        """What acts for the whole pool."""
+        return self.pool.backend
+
+    @property
+    def storage(self) -> PoolStorage:
+        """The SRs that are attached to any host of the pool."""
+        return self.pool.storage
+
+    def enter(self, pool: Pool, ref: str, *, is_coordinator: bool) -> None:
+        """Become a host of a pool; sessions that were begun before it end."""
+        self.forget_sessions()
+        self.pool, self.ref = pool, ref
+        pool.members[ref] = self
+        if is_coordinator:
+            pool.coordinator = self
+
+    def forget_sessions(self) -> None:
+        """End all sessions that were begun here."""
+        for session in list(self._last_used_s):
+            self._forget_session(session)
+
+    def end_sessions_of(self, user: str) -> None:
+        """End the sessions of a user."""
+        for session, record in list(self.objects.all("session").items()):
+            if record["auth_user_name"] == user and session in self._last_used_s:
+                self._forget_session(session)
 
     # -- life
 
@@ -106,21 +189,28 @@ class HostServer:
         loop = asyncio.get_running_loop()
         factory = protocol_factory(self._answer, self._connections, self._streams)
         try:
-            self._server = await loop.create_server(factory, host, port, backlog=128)
+            self._server = await loop.create_server(factory, host, port, backlog=128, ssl=self._tls)
         except OSError as error:
             raise Unavailable(f"host {self.name}: port {port} cannot be had: {error}") from error
         bound: int = self._server.sockets[0].getsockname()[1]
         self.address = f"{host}:{bound}"
+        # One that lost its power may be on again.
+        self.is_up = True
         return bound
 
     async def stop(self) -> None:
         """Take no more calls and break those in flight."""
         self.die()
         await self.tasks.stop()
-        await self.backend.stop()
+        await self.engine.stop()
 
     def die(self) -> None:
         """Stop answering at once and leave off what runs, as a host that lost its power."""
+        self.is_up = False
+        own = self.objects.find("host", self.ref)
+        if own is not None and self.pool.coordinator is not self:
+            # xapi's coordinator notices when a host's heartbeat stays away.
+            self.objects.update("host_metrics", own["metrics"], live=False)
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -146,8 +236,19 @@ class HostServer:
             is_task = True
             if found is None or not found.is_async:
                 raise XapiFault("MESSAGE_METHOD_UNKNOWN", name)
+        coordinator = self.pool.coordinator
+        if coordinator is not self and found.name not in _LOCAL:
+            raise XapiFault("HOST_IS_SLAVE", self.pool.coordinator_address())
         if not found.is_open:
             self._check_session(params)
+            if self._ranks[params[0]] < found.rank:
+                having = ", ".join(ROLES[found.rank :])
+                raise XapiFault(
+                    "RBAC_PERMISSION_DENIED",
+                    found.name.lower(),
+                    f"the session's role is not among those that may: {having}",
+                )
+            _CALLER.set(params[0])
         given = params if found.is_open else params[1:]
         if not found.least <= len(given) <= len(found.kinds):
             expected = len(found.kinds) + (0 if found.is_open else 1)
@@ -163,7 +264,32 @@ class HostServer:
             XapiFault: SESSION_AUTHENTICATION_FAILED.
         """
         if not self.knows(user, password):
+            # Which of the two was wrong is nobody's business.
             raise XapiFault("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
+        return self.begin_session(user, originator)
+
+    @property
+    def url(self) -> str:
+        """Where this host takes calls."""
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{self.address}"
+
+    @property
+    def pin(self) -> str:
+        """What clients know this host by, where it speaks TLS."""
+        return "" if self.identity is None else self.identity.pin
+
+    def identify(self, identity: tls.Identity) -> None:
+        """Speak TLS as the owner of a certificate, from the next connection on."""
+        if self._tls is None:
+            self._tls = tls.context(identity)
+        else:
+            tls.load(self._tls, identity)
+        self.identity = identity
+        tls.keep(self.identity_path, identity)
+
+    def begin_session(self, user: str, originator: str) -> str:
+        """Begin a session of a user who is known to be that, and give its reference."""
         now = self.world.clock.monotonic()
         for ref, used in list(self._last_used_s.items()):
             if now - used > SESSION_IDLE_MAX_S:
@@ -174,13 +300,15 @@ class HostServer:
             self._forget_session(ref)
         made = self.objects.create(
             "session",
-            this_host=self.objects.only("host"),
+            this_host=self.ref,
             pool=self.objects.only("pool"),
             originator=originator,
             auth_user_name=user,
             last_active=self.now(),
+            is_local_superuser=user == "root",
         )
         self._last_used_s[made] = now
+        self._ranks[made] = ROLES.index(self._accounts[user].role)
         return made
 
     def end_session(self, ref: str) -> None:
@@ -206,8 +334,39 @@ class HostServer:
 
     def knows(self, user: str, password: str) -> bool:
         """Tell whether these are a user and its password."""
-        is_good = hmac.compare_digest(_bytes(password), _bytes(self._password))
-        return user == "root" and is_good
+        account = self._accounts.get(user)
+        # Compared in any case, so that the time tells nobody who has an account.
+        known = self._accounts["root"] if account is None else account
+        is_good = hmac.compare_digest(_bytes(password), _bytes(known.password))
+        return account is not None and is_good
+
+    def session(self) -> str:
+        """Give the session that the call that runs was made with."""
+        return _CALLER.get()
+
+    def caller(self) -> str:
+        """Tell the user whose session the call that runs was made with."""
+        ref = _CALLER.get()
+        record = self.objects.find("session", ref)
+        if record is None:
+            raise XapiFault("SESSION_INVALID", ref)
+        return str(record["auth_user_name"])
+
+    def is_admin(self, ref: str) -> bool:
+        """Tell whether a session that holds may do everything."""
+        return self._ranks.get(ref) == len(ROLES) - 1
+
+    def set_password(self, user: str, old: str, new: str) -> None:
+        """Change a user's password, until the process ends.
+
+        Raises:
+            XapiFault: SESSION_AUTHENTICATION_FAILED, CHANGE_PASSWORD_REJECTED.
+        """
+        if not self.knows(user, old):
+            raise XapiFault("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
+        if not new:
+            raise XapiFault("CHANGE_PASSWORD_REJECTED", "a password has characters")
+        self._accounts[user] = self._accounts[user]._replace(password=new)
 
     def _check_session(self, params: list[Any]) -> None:
         ref = params[0] if params else ""
@@ -216,7 +375,10 @@ class HostServer:
 
     def _forget_session(self, ref: str) -> None:
         del self._last_used_s[ref]
-        self.objects.delete("session", ref)
+        del self._ranks[ref]
+        self.subscriptions.pop(ref, None)
+        if self.objects.find("session", ref) is not None:
+            self.objects.delete("session", ref)
 
     def now(self) -> str:
         """Tell the time as XenAPI writes it: ``20260101T00:00:00Z``."""
@@ -235,7 +397,7 @@ class HostServer:
             name_label=label,
             name_description=description,
             created=self.now(),
-            resident_on=self.objects.only("host"),
+            resident_on=self.ref,
             allowed_operations=allowed,
         )
 

@@ -331,8 +331,11 @@ def _load(file: File, name: str, *, writable: bool) -> Image:
         return image
     header = read_header(file, footer)
     image.header = header
+    table = read(file, header.table_offset, header.entries * 4)
+    # Measured after it was read: blocks may be added to what others only read.
+    size = file.size()
     image.table = decode_table(
-        read(file, header.table_offset, header.entries * 4),
+        table,
         header,
         file_bytes=size - (size % SECTOR_BYTES or FOOTER_BYTES) if is_trailing else size,
         taken=taken_ranges(header, footer.data_offset),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Mapping
 from typing import cast
@@ -184,7 +186,12 @@ class HttpClient:
     """Calls to one address over a bounded number of kept connections."""
 
     def __init__(
-        self, url: str, *, connections_max: int, ssl: ssl_module.SSLContext | None = None
+        self,
+        url: str,
+        *,
+        connections_max: int,
+        ssl: ssl_module.SSLContext | None = None,
+        pin: str = "",
     ) -> None:
         try:
             parts = urlsplit(url)
@@ -196,7 +203,15 @@ class HttpClient:
         self._host = parts.hostname
         self._port = port or (443 if parts.scheme == "https" else 80)
         self._ssl: ssl_module.SSLContext | None = None
-        if parts.scheme == "https":
+        #: SHA-256 of the only certificate that is the host's; then no CA is asked.
+        self._pin = pin.replace(":", "").lower()
+        if self._pin and parts.scheme != "https":
+            raise Invalid("a host without TLS cannot be known by its certificate")
+        if self._pin:
+            self._ssl = ssl_module.SSLContext(ssl_module.PROTOCOL_TLS_CLIENT)
+            self._ssl.check_hostname = False
+            self._ssl.verify_mode = ssl_module.CERT_NONE
+        elif parts.scheme == "https":
             self._ssl = ssl or ssl_module.create_default_context()
         self._authority = parts.netloc
         # The longest idle first.
@@ -316,9 +331,13 @@ class HttpClient:
         if self._is_closed:
             raise ConnectionError("the session is closed")
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
+        transport, connection = await loop.create_connection(
             _Connection, self._host, self._port, ssl=self._ssl
         )
+        if self._pin and not _shows(transport, self._pin):
+            # Nothing has been sent to it yet.
+            connection.close()
+            raise ConnectionError("the host's certificate is not the one it is known by")
         self._all[connection] = None
         return connection
 
@@ -346,3 +365,10 @@ async def _timely(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if piece is None:
             return
         yield piece
+
+
+def _shows(transport: asyncio.BaseTransport, pin: str) -> bool:
+    """Tell whether the other side's certificate has a SHA-256."""
+    tls = transport.get_extra_info("ssl_object")
+    shown = None if tls is None else tls.getpeercert(binary_form=True)
+    return shown is not None and hmac.compare_digest(hashlib.sha256(shown).hexdigest(), pin)

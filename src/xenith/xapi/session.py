@@ -54,6 +54,7 @@ class XapiSession:
         originator: str,
         protocol: Protocol,
         ssl: ssl_module.SSLContext | None,
+        pin: str = "",
     ) -> None:
         self.url = url
         self._user = user
@@ -61,11 +62,12 @@ class XapiSession:
         self._originator = originator
         self._is_json = protocol != "xml"
         self._may_fall_back = protocol == "auto"
-        self._http = HttpClient(url, connections_max=CONNECTIONS_MAX, ssl=ssl)
+        self._http = HttpClient(url, connections_max=CONNECTIONS_MAX, ssl=ssl, pin=pin)
         # Events wait for long; they must not take a place from calls.
-        self._event_http = HttpClient(url, connections_max=1, ssl=ssl)
+        self._event_http = HttpClient(url, connections_max=1, ssl=ssl, pin=pin)
         self._ids = itertools.count(1)
         self._reference = ""
+        self._is_adopted = False
         self._logging_in = asyncio.Lock()
 
     @classmethod
@@ -78,21 +80,36 @@ class XapiSession:
         originator: str = "xenith",
         protocol: Protocol = "auto",
         ssl: ssl_module.SSLContext | None = None,
+        pin: str = "",
     ) -> Self:
-        """Begin a session.
+        """Begin a session; ``pin`` is the SHA-256 of the host's certificate, in hex.
 
         Raises:
             XapiFault: the host refuses: SESSION_AUTHENTICATION_FAILED, HOST_IS_SLAVE.
             Unavailable: the host does not answer.
         """
         session = cls(
-            url, user=user, password=password, originator=originator, protocol=protocol, ssl=ssl
+            url,
+            user=user,
+            password=password,
+            originator=originator,
+            protocol=protocol,
+            ssl=ssl,
+            pin=pin,
         )
         try:
             await session._login()
         except BaseException:
             session.abort()
             raise
+        return session
+
+    @classmethod
+    def adopt(cls, url: str, reference: str, *, pin: str = "") -> Self:
+        """Go on with a session that another began; when it ends, it is not begun anew."""
+        session = cls(url, user="", password="", originator="", protocol="auto", ssl=None, pin=pin)
+        session._reference = reference
+        session._is_adopted = True
         return session
 
     async def call(self, method: str, *params: Any, timeout_s: float = XAPI_CALL_TIMEOUT_S) -> Any:
@@ -227,7 +244,8 @@ class XapiSession:
             try:
                 return await self._send(http, method, [used, *params], timeout_s)
             except XapiFault as fault:
-                if fault.code != "SESSION_INVALID" or attempt > LOGINS_MAX:
+                is_lost = fault.code == "SESSION_INVALID" and not self._is_adopted
+                if not is_lost or attempt > LOGINS_MAX:
                     raise
             except _NoJson as error:
                 raise Unavailable(str(error)) from None

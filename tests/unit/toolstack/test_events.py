@@ -175,3 +175,13 @@ async def test_a_waiter_that_hangs_up_leaves_nothing_behind(sim_host):
         await asyncio.sleep(0)
     await sim_host.make_vm()
     assert sim_host.server.objects._waiting == []
+
+
+@pytest.mark.parametrize("name", ["", "v m", "vm/a/b", "vm!", "/OpaqueRef:x"])
+async def test_what_no_class_can_be_named_is_refused(sim_host, name):
+    found = await sim_host.fault("event.from", [name], "", 0.0)
+    assert found == ["EVENT_SUBSCRIPTION_PARSE_FAILURE", name]
+
+
+async def test_a_class_of_newer_servers_tells_nothing(sim_host):
+    assert (await sim_host.session.events(["Cluster_host"], "", 0.0)).events == []

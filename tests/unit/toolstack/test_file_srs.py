@@ -44,7 +44,7 @@ class Host:
         self.end = await self.fleet.add_host("h", self.backend, password=PASSWORD)
         await self.fleet.start()
         self.server = self.fleet.hosts["h"]
-        storage = self.server.storage
+        storage = self.server.own_storage
         storage.collect_delay_s = 0.0
         if storage.tidying is not None:  # it waits as long as a server does
             storage.tidying.cancel()
@@ -102,7 +102,7 @@ class Host:
 
     async def tidied(self):
         """Wait until nothing is left to collect."""
-        storage = self.server.storage
+        storage = self.server.own_storage
         if storage.tidying is not None:
             await asyncio.wait([storage.tidying])
 

@@ -18,19 +18,23 @@ async def furnished(sim_host):
     await sim_host.call("VIF.create", {"VM": vm, "network": network, "device": "0"})
     await sim_host.call("VM.start", vm, False, False)
     await sim_host.call("task.create", "mine", "")
+    await sim_host.call("host_cpu.get_all")
     return sim_host
 
 
 async def test_a_record_has_the_fields_of_its_class_and_no_others(furnished):
     for class_name in set(CLASSES) - {"session"}:
+        if not furnished.server.objects.all(class_name):
+            furnished.server.objects.create(class_name)
         refs = await furnished.call(f"{class_name}.get_all")
-        assert refs, class_name
         record = await furnished.call(f"{class_name}.get_record", refs[0])
         assert record.keys() == CLASSES[class_name].keys(), class_name
         everything = await furnished.call(f"{class_name}.get_all_records")
         assert everything.keys() == set(refs)
         assert everything[refs[0]] == record
         for field, value in record.items():
+            if (class_name, field) == ("VTPM", "contents"):
+                continue  # what is kept there, and not where
             assert await furnished.call(f"{class_name}.get_{field}", refs[0]) == value
         assert await furnished.call(f"{class_name}.get_by_uuid", record["uuid"]) == refs[0]
 

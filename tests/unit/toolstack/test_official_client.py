@@ -14,6 +14,8 @@ from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.fleet import Fleet
 
 PASSWORD = "pass-the-salt"
+#: The address of a second host, a pool of its own, while there is one.
+SECOND: list[str] = []
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +36,14 @@ def url():
             world, memory_bytes=2 * GIB, cpu_count=4, disk_bytes=100 * GIB, latency_s=0.001
         )
         endpoint = await fleet.add_host("official", backend, password=PASSWORD)
-        return fleet, endpoint.url
+        other = SimBackend(world, memory_bytes=2 * GIB, cpu_count=4, disk_bytes=100 * GIB)
+        second = await fleet.add_host("second", other, password=PASSWORD)
+        return fleet, endpoint.url, second.url
 
-    fleet, url = run(start())
+    fleet, url, second = run(start())
+    SECOND.append(second)
     yield url
+    SECOND.clear()
     run(fleet.stop())
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
@@ -172,6 +178,76 @@ def test_a_server_s_whole_life(session):
     with pytest.raises(XenAPI.Failure) as caught:
         api.VDI.get_record(vdi)
     assert caught.value.details == ["HANDLE_INVALID", "VDI", vdi]
+
+
+def finished(api, task):
+    """Wait for a task and give the reference that it made."""
+    while api.task.get_status(task) == "pending":
+        pass
+    assert api.task.get_status(task) == "success", api.task.get_error_info(task)
+    result = api.task.get_result(task)
+    api.task.destroy(task)
+    return result.removeprefix("<value>").removesuffix("</value>")
+
+
+def test_a_life_from_a_template_to_another_pool(session):
+    api = session.xenapi
+    network = api.network.get_by_name_label("Management")[0]
+    token = api.event.inject("pool", api.pool.get_all()[0])
+    disks = '<provision><disk device="0" size="8388608" sr="" bootable="true" type="system"/>'
+    template = api.VM.create(
+        record("template", is_a_template=True, other_config={"disks": disks + "</provision>"})
+    )
+    vm = finished(api, api.Async.VM.clone(template, "made"))
+    finished(api, api.Async.VM.provision(vm))
+    api.VIF.create(
+        {"VM": vm, "network": network, "device": "0", "MAC": "", "MTU": "1500", "other_config": {}}
+    )
+    api.VM.add_tags(vm, "web")
+    finished(api, api.Async.VM.start(vm, False, False))
+    api.VM.set_memory_dynamic_range(vm, str(128 * MIB), str(192 * MIB))
+    api.VM.write_xenstore_key(vm, "vm-data/key", "value")
+    kept = finished(api, api.Async.VM.snapshot(vm, "before", []))
+    assert api.VM.get_snapshots(vm) == [kept]
+    metrics = api.VM.get_metrics(vm)
+    assert api.VM_metrics.get_memory_actual(metrics) == str(192 * MIB)
+    api.VM.hard_shutdown(vm)
+    finished(api, api.Async.VM.revert(kept))
+    finished(api, api.Async.VM.start_on(vm, api.host.get_all()[0], False, False))
+
+    there = XenAPI.Session(SECOND[0])
+    there.xenapi.login_with_password("root", PASSWORD)
+    their_network = there.xenapi.network.get_all()[0]
+    sr = there.xenapi.SR.get_all()[0]
+    dest = there.xenapi.host.migrate_receive(there.xenapi.host.get_all()[0], their_network, {})
+    disk = api.VBD.get_VDI(api.VM.get_VBDs(vm)[0])
+    vdi_map, vif_map = {disk: sr}, {api.VM.get_VIFs(vm)[0]: their_network}
+    api.VM.assert_can_migrate(vm, dest, True, vdi_map, vif_map, {})
+    uuid = api.VM.get_uuid(vm)
+    moved = finished(api, api.Async.VM.migrate_send(vm, dest, True, vdi_map, vif_map, {}))
+    assert there.xenapi.VM.get_uuid(moved) == uuid
+    assert there.xenapi.VM.get_power_state(moved) == "Running"
+    assert there.xenapi.VM.get_tags(moved) == ["web"]
+    with pytest.raises(XenAPI.Failure) as caught:
+        api.VM.get_record(vm)
+    assert caught.value.details == ["HANDLE_INVALID", "VM", vm]
+
+    batch = session.xenapi_request("event.from", (["vm"], token, 5.0))
+    assert {event["ref"] for event in batch["events"]} >= {template, kept}
+    there.xenapi.VM.hard_shutdown(moved)
+    there.xenapi.VM.destroy(moved)
+    for left in (kept, template):
+        api.VM.destroy(left)
+    there.xenapi.session.logout()
+
+
+def test_every_class_that_is_listed_can_be_read(session):
+    api = session.xenapi
+    listed = XenAPI.Session(SECOND[0]).system.listMethods()
+    for name in listed:
+        if name.endswith(".get_all_records") and not name.startswith("Async."):
+            assert isinstance(session.xenapi_request(name, ()), dict), name
+    assert api.role.get_by_name_label("pool-admin")
 
 
 def test_what_nova_asks_of_an_async_failure(session):

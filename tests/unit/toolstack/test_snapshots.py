@@ -12,7 +12,7 @@ async def chunks(data: bytes):
 
 
 async def tidied(sim_host):
-    storage = sim_host.server.storage
+    storage = sim_host.server.own_storage
     if storage.tidying is not None:
         storage.tidying.cancel()
         await asyncio.wait([storage.tidying])
@@ -55,16 +55,16 @@ async def test_a_chain_is_refused_another_link_where_real_ones_are(sim_host):
     assert len(await sim_host.call("VDI.get_snapshots", vdi)) == DEPTH_MAX - 1
 
 
-async def test_what_snapshots_leave_is_collected_when_no_vm_has_the_disk(sim_host):
+async def test_what_snapshots_leave_is_merged_below_a_vm_and_whole_when_it_has_ended(sim_host):
     vdi, vm = await sim_host.make_vdi("disk"), await sim_host.make_vm()
     await sim_host.call("VBD.create", {"VM": vm, "VDI": vdi, "userdevice": "0"})
     await sim_host.call("VM.start", vm, False, False)
     for _ in range(3):
         await sim_host.call("VDI.destroy", await sim_host.call("VDI.snapshot", vdi))
     await tidied(sim_host)
-    assert len(await chain(sim_host, vdi)) == 4, "a guest has it open"
+    assert len(await chain(sim_host, vdi)) == 2, "a guest has the leaf open"
     await sim_host.call("VM.hard_shutdown", vm)
-    await asyncio.wait([sim_host.server.storage.tidying])
+    await asyncio.wait([sim_host.server.own_storage.tidying])
     assert await chain(sim_host, vdi) == ["disk"]
     assert len(await sim_host.call("VDI.get_all")) == 1
 
@@ -74,16 +74,16 @@ async def test_an_sr_whose_operator_wants_no_collection_has_none(sim_host):
     vdi = await sim_host.make_vdi()
     await sim_host.call("SR.add_to_other_config", sr, "gc", "false")
     await sim_host.call("VDI.destroy", await sim_host.call("VDI.snapshot", vdi))
-    sim_host.server.storage.untidy.clear()
+    sim_host.server.own_storage.untidy.clear()
     await sim_host.call("SR.scan", sr)
-    assert sim_host.server.storage.untidy == {}
+    assert sim_host.server.own_storage.untidy == {}
     assert len(await chain(sim_host, vdi)) == 2
 
 
 async def test_a_collection_that_fails_is_tried_again_with_the_next_change(sim_host):
     vdi = await sim_host.make_vdi()
     await sim_host.call("VDI.destroy", await sim_host.call("VDI.snapshot", vdi))
-    storage = sim_host.server.storage
+    storage = sim_host.server.own_storage
     (entry,) = storage.attached.values()
     collect, failures = entry.repository.collect, []
 
@@ -101,7 +101,7 @@ async def test_a_collection_that_fails_is_tried_again_with_the_next_change(sim_h
 
 async def test_scans_that_are_asked_for_at_once_are_one_and_see_all_that_was_before(sim_host):
     (sr,) = await sim_host.call("SR.get_all")
-    (entry,) = sim_host.server.storage.attached.values()
+    (entry,) = sim_host.server.own_storage.attached.values()
     scan, begun, may_go_on = entry.repository.scan, [], asyncio.Event()
 
     async def slow_scan():

@@ -184,9 +184,17 @@ class Backend(Protocol):
         """Bring a suspended domain back and tell its domid."""
 
     async def attach_sr(
-        self, sr_uuid: str, kind: str, device_config: Mapping[str, str]
+        self,
+        sr_uuid: str,
+        kind: str,
+        device_config: Mapping[str, str],
+        *,
+        beside: Repository | None = None,
     ) -> Repository:
-        """Take hold of an SR's disks. Source: XenAPI PBD.plug."""
+        """Take hold of an SR's disks, which another host may have already. Source: PBD.plug.
+
+        ``beside`` is by what that host has them; hosts of one process go by the same.
+        """
 
     async def detach_sr(self, sr_uuid: str) -> None:
         """Let go of an SR's disks; one that is not attached is no error."""

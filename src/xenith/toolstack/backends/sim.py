@@ -8,6 +8,7 @@ it, or hold it up.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from xenith.core.world import World
 from xenith.toolstack.backends import (
@@ -19,11 +20,23 @@ from xenith.toolstack.backends import (
     DomainState,
     Repository,
 )
+from xenith.toolstack.backends.live import XenstoreListener
 from xenith.toolstack.backends.sim_disks import SimDisk, SimRepository
 from xenith.toolstack.storage.file_sr import FileSr, directory_of, open_file_sr
 
 #: Sees an operation's name and its subject's uuid before it is done; raises to refuse it.
 Script = Callable[[str, str], Awaitable[None] | None]
+
+_Kept = TypeVar("_Kept")
+
+
+class SimMove(NamedTuple):
+    """A domain on its way from one simulated host to another."""
+
+    vm_uuid: str
+    state: DomainState
+    spec: DomainSpec | None
+    xenstore: Mapping[str, str]
 
 
 class SimBackend:
@@ -53,7 +66,16 @@ class SimBackend:
         self._specs: dict[str, DomainSpec] = {}
         self._disks: dict[str, SimDisk] = {}
         self._files: dict[str, FileSr] = {}
+        #: SRs whose disks another simulated host keeps.
+        self._shared: dict[str, SimRepository] = {}
         self._domid = 0
+        self._xenstore: dict[str, dict[str, str]] = {}
+        self._memory: dict[str, int] = {}
+        self._vcpus: dict[str, int] = {}
+        #: Processors' weights and caps, and keys that were sent; for tests.
+        self.schedules: dict[str, Mapping[str, str]] = {}
+        self.keys: list[tuple[str, str]] = []
+        self._on_xenstore: XenstoreListener = lambda _uuid: None
 
     def adopt(
         self,
@@ -67,6 +89,9 @@ class SimBackend:
         self._domains.update(domains)
         self._disks.update(disks)
         self._specs.update(specs)
+        for name in domains:
+            if name in specs:
+                self._begin(specs[name])
         # Domids are not used twice: a log is asked for by the last one of a VM.
         self._domid = max(self._domid, last_domid)
 
@@ -93,9 +118,9 @@ class SimBackend:
         """Start a domain; one that already runs is left alone."""
         await self._act("domain_start", spec.vm_uuid)
         for disk in spec.disks:
-            if not self._files and disk.vdi_uuid not in self._disks:
+            if not self._files and not self._sees(disk.vdi_uuid):
                 raise BackendError("VDI_MISSING", "", disk.vdi_uuid)
-        self._specs[spec.vm_uuid] = spec
+        self._begin(spec)
         self._domains[spec.vm_uuid] = "paused" if is_paused else "running"
         return self._next_domid()
 
@@ -132,8 +157,26 @@ class SimBackend:
     async def domain_resume(self, spec: DomainSpec) -> int:
         """Bring a saved domain back."""
         await self._act("domain_resume", spec.vm_uuid)
-        self._specs[spec.vm_uuid] = spec
+        self._begin(spec)
         self._domains[spec.vm_uuid] = "running"
+        return self._next_domid()
+
+    async def domain_send(self, vm_uuid: str) -> SimMove:
+        """Let a domain go, with what is known of it; its disks go another way."""
+        await self._act("domain_send", vm_uuid)
+        spec = self._specs.pop(vm_uuid, None)
+        state = self._domains.pop(vm_uuid, "halted")
+        kept = self._xenstore.pop(vm_uuid, {})
+        return SimMove(vm_uuid, state, spec, kept)
+
+    async def domain_receive(self, move: SimMove) -> int:
+        """Take a domain over and tell its domid."""
+        await self._act("domain_receive", move.vm_uuid)
+        if move.spec is not None:
+            self._begin(move.spec)
+            self._xenstore[move.vm_uuid].update(move.xenstore)
+        if move.state not in ("halted", "crashed"):
+            self._domains[move.vm_uuid] = move.state
         return self._next_domid()
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
@@ -152,13 +195,95 @@ class SimBackend:
             self._domains[vm_uuid] = state
         self._listener(vm_uuid, state, "the guest's own doing")
 
+    def _begin(self, spec: DomainSpec) -> None:
+        self._specs[spec.vm_uuid] = spec
+        self._xenstore[spec.vm_uuid] = {"name": spec.name, **spec.xenstore}
+        self._memory[spec.vm_uuid] = spec.memory_bytes
+        self._vcpus[spec.vm_uuid] = spec.vcpu_count
+
+    # -- live domains
+
+    def watch_xenstore(self, listener: XenstoreListener) -> None:
+        """Tell of what guests write."""
+        self._on_xenstore = listener
+
+    async def xenstore_read(self, vm_uuid: str) -> Mapping[str, str]:
+        """Give a domain's own subtree."""
+        await self._act("xenstore_read", vm_uuid)
+        return dict(self._live(vm_uuid, self._xenstore))
+
+    async def xenstore_write(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
+        """Write keys of a domain's subtree; None removes a key."""
+        await self._act("xenstore_write", vm_uuid)
+        _apply(self._live(vm_uuid, self._xenstore), changes)
+
+    def guest_writes(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
+        """Have a guest write to its xenstore; for tests."""
+        _apply(self._live(vm_uuid, self._xenstore), changes)
+        self._on_xenstore(vm_uuid)
+
+    async def domain_set_memory(self, vm_uuid: str, size_bytes: int) -> None:
+        """Have the balloon leave so much."""
+        await self._act("domain_set_memory", vm_uuid)
+        self._live(vm_uuid, self._memory)
+        self._memory[vm_uuid] = size_bytes
+
+    async def domain_set_vcpus(self, vm_uuid: str, count: int) -> None:
+        """Plug processors in or out."""
+        await self._act("domain_set_vcpus", vm_uuid)
+        self._live(vm_uuid, self._vcpus)
+        self._vcpus[vm_uuid] = count
+
+    async def domain_set_schedule(self, vm_uuid: str, params: Mapping[str, str]) -> None:
+        """Weigh and cap the processors."""
+        await self._act("domain_set_schedule", vm_uuid)
+        self.schedules[vm_uuid] = dict(params)
+
+    async def domain_key(self, vm_uuid: str, key: str) -> None:
+        """Send a magic system request key."""
+        await self._act("domain_key", vm_uuid)
+        self.keys.append((vm_uuid, key))
+
+    async def domain_copy_memory(self, vm_uuid: str, into_uuid: str) -> None:
+        """Save a domain's memory as that of another that is suspended."""
+        await self._act("domain_copy_memory", vm_uuid)
+        if vm_uuid not in self._domains:
+            raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
+        self._domains[into_uuid] = "suspended"
+
+    async def domain_figures(self, vm_uuid: str) -> Mapping[str, float]:
+        """Give what a simulated guest, which is idle, would show."""
+        await self._act("domain_figures", vm_uuid)
+        memory = self._live(vm_uuid, self._memory)
+        figures = {f"cpu{number}": 0.0 for number in range(self._vcpus[vm_uuid])}
+        return {**figures, "memory": float(memory), "memory_target": float(memory)}
+
+    def _live(self, vm_uuid: str, table: Mapping[str, _Kept]) -> _Kept:
+        if self._domains.get(vm_uuid) not in ("running", "paused"):
+            raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
+        return table[vm_uuid]
+
     # -- disks
 
     async def attach_sr(
-        self, sr_uuid: str, kind: str, device_config: Mapping[str, str]
+        self,
+        sr_uuid: str,
+        kind: str,
+        device_config: Mapping[str, str],
+        *,
+        beside: Repository | None = None,
     ) -> Repository:
         """Attach simulated disks, or those of a directory where one is named."""
         del kind
+        if isinstance(beside, FileSr):
+            self._files[sr_uuid] = beside.share()
+            return beside
+        if isinstance(beside, SimRepository):
+            # There is one of each disk, and the other host has it.
+            for uuid in [uuid for uuid, disk in self._disks.items() if disk.sr_uuid == sr_uuid]:
+                del self._disks[uuid]
+            self._shared[sr_uuid] = beside.share(self._is_in_use)
+            return beside
         path = directory_of(device_config)
         if path is not None:
             self._files[sr_uuid] = await open_file_sr(path, world=self._world)
@@ -174,6 +299,7 @@ class SimBackend:
 
     async def detach_sr(self, sr_uuid: str) -> None:
         """Let go of an SR's disks."""
+        self._shared.pop(sr_uuid, None)
         held = self._files.pop(sr_uuid, None)
         if held is not None:
             await held.close()
@@ -184,6 +310,9 @@ class SimBackend:
     async def disks(self) -> dict[str, int]:
         """Tell the simulated disks there are and their sizes, hidden ones left out; for tests."""
         return {uuid: disk.size_bytes for uuid, disk in self._disks.items() if not disk.is_hidden}
+
+    def _sees(self, vdi_uuid: str) -> bool:
+        return vdi_uuid in self._disks or any(sr.has(vdi_uuid) for sr in self._shared.values())
 
     def _is_in_use(self, vdi_uuid: str) -> bool:
         return any(
@@ -213,3 +342,12 @@ class SimBackend:
     def _next_domid(self) -> int:
         self._domid += 1
         return self._domid
+
+
+def _apply(tree: dict[str, str], changes: Mapping[str, str | None]) -> None:
+    for path, value in changes.items():
+        if value is None:
+            for key in [key for key in tree if key == path or key.startswith(f"{path}/")]:
+                del tree[key]
+        else:
+            tree[path] = value

@@ -60,7 +60,27 @@ class SimRepository:
         self._act = act
         self._world = world
         self._capacity_bytes = capacity_bytes
-        self._is_in_use = is_in_use
+        self._users = [is_in_use]
+
+    def share(self, is_in_use: Callable[[str], bool]) -> SimRepository:
+        """Let another host have these disks too."""
+        self._users.append(is_in_use)
+        return self
+
+    def has(self, vdi_uuid: str) -> bool:
+        """Tell whether a disk lies here."""
+        disk = self._disks.get(vdi_uuid)
+        return disk is not None and disk.sr_uuid == self._sr_uuid
+
+    async def take(self, vdi_uuid: str, source: SimRepository) -> None:
+        """Take a disk over from another SR, of this host or another, with what its chain takes."""
+        await self._act("disk_receive", vdi_uuid)
+        size = source._get(vdi_uuid).size_bytes
+        used = sum(source._disks[one].used_bytes for one in source._chain(vdi_uuid))
+        self._disks[vdi_uuid] = SimDisk(size, used, sr_uuid=self._sr_uuid)
+
+    def _is_in_use(self, vdi_uuid: str) -> bool:
+        return any(is_in_use(vdi_uuid) for is_in_use in self._users)
 
     async def create(self, vdi_uuid: str, size_bytes: int) -> None:
         """Make an empty disk."""
@@ -102,7 +122,9 @@ class SimRepository:
     async def destroy(self, vdi_uuid: str) -> None:
         """Remove a disk; what it stood on is left to ``collect``."""
         await self._act("disk_destroy", vdi_uuid)
-        if vdi_uuid in self._disks and self._children(vdi_uuid):
+        if not self.has(vdi_uuid):
+            return
+        if self._children(vdi_uuid):
             self._disks[vdi_uuid].is_hidden = True
         else:
             self._disks.pop(vdi_uuid, None)
@@ -198,6 +220,9 @@ class SimRepository:
                 del self._disks[uuid]
                 done.deleted.append(uuid)
                 return True
+            if disk.is_hidden and self._merges_in_the_middle(uuid, disk, own, standing):
+                done.coalesced.append(uuid)
+                return True
             if not disk.is_hidden or len(children) != 1 or children[0] in done.left:
                 continue
             child = children[0]
@@ -212,6 +237,23 @@ class SimRepository:
             done.coalesced.append(child)
             return True
         return False
+
+    def _merges_in_the_middle(
+        self,
+        uuid: str,
+        disk: SimDisk,
+        own: dict[str, SimDisk],
+        standing: dict[str, list[str]],
+    ) -> bool:
+        """Merge a hidden disk into its hidden parent if it is the only child; domains go on."""
+        parent = own.get(disk.parent or "")
+        if parent is None or not parent.is_hidden or len(standing[disk.parent or ""]) > 1:
+            return False
+        parent.used_bytes += disk.used_bytes
+        for child in standing[uuid]:
+            own[child].parent = disk.parent
+        del self._disks[uuid]
+        return True
 
     def _own(self) -> tuple[dict[str, SimDisk], dict[str, list[str]]]:
         own = {uuid: disk for uuid, disk in self._disks.items() if disk.sr_uuid == self._sr_uuid}

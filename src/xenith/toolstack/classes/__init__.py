@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from xenith.toolstack import roles
 from xenith.toolstack.classes import (
+    appliances,
+    cards,
+    certificates,
+    devices,
     event,
     host,
+    host_life,
+    lifecycle,
+    links,
+    live,
+    message,
+    migration,
     network,
     pbd,
+    people,
+    pools,
+    reception,
     session,
     sr,
     task,
@@ -16,14 +30,30 @@ from xenith.toolstack.classes import (
     vdi,
     vif,
     vm,
+    vm_copies,
+    vm_resources,
+    vm_settings,
 )
 from xenith.toolstack.methods import Method, generate
 
 __all__ = [
+    "appliances",
+    "cards",
+    "certificates",
+    "devices",
     "event",
     "host",
+    "host_life",
+    "lifecycle",
+    "links",
+    "live",
+    "message",
+    "migration",
     "network",
     "pbd",
+    "people",
+    "pools",
+    "reception",
     "session",
     "sr",
     "table",
@@ -32,10 +62,15 @@ __all__ = [
     "vdi",
     "vif",
     "vm",
+    "vm_copies",
+    "vm_resources",
+    "vm_settings",
 ]
 
 
 @lru_cache(maxsize=1)
 def table() -> dict[str, Method]:
     """Give all methods: those of the files here, and those that the class tables imply."""
-    return generate()
+    methods = generate()
+    roles.enter(methods)
+    return methods

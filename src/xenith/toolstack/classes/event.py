@@ -67,6 +67,53 @@ def get_current_id(host: HostServer) -> int:
     return host.objects.generation
 
 
+@method("event.register")
+def register(host: HostServer, classes: list[str]) -> None:
+    """Ask to be told of classes from now on, by the old protocol. Source: event.register."""
+    wanted = _Subscription(classes)
+    kept = host.subscriptions.get(host.session())
+    if kept is None:
+        host.subscriptions[host.session()] = (wanted, host.objects.generation)
+    else:
+        host.subscriptions[host.session()] = (kept[0].joined(wanted), kept[1])
+
+
+@method("event.unregister")
+def unregister(host: HostServer, classes: list[str]) -> None:
+    """Ask to be told of classes no more. Source: XenAPI event.unregister."""
+    kept = host.subscriptions.get(host.session())
+    if kept is None:
+        raise XapiFault("SESSION_NOT_REGISTERED", host.session())
+    less = kept[0].without(_Subscription(classes))
+    if less.is_empty:
+        del host.subscriptions[host.session()]
+    else:
+        host.subscriptions[host.session()] = (less, kept[1])
+
+
+@method("event.next", is_wait=True)
+async def event_next(host: HostServer) -> list[dict[str, Any]]:
+    """Wait for what a session registered for. Source: XenAPI event.next."""
+    session, objects = host.session(), host.objects
+    while True:
+        kept = host.subscriptions.get(session)
+        if kept is None:
+            raise XapiFault("SESSION_NOT_REGISTERED", session)
+        wanted, since = kept
+        if not objects.remembers(since):
+            host.subscriptions[session] = (wanted, objects.generation)
+            raise XapiFault("EVENTS_LOST")
+        events: list[dict[str, Any]] = wanted.events(objects, since)
+        host.subscriptions[session] = (wanted, objects.generation)
+        if events:
+            return events
+        change = objects.next_change(wanted.wants)
+        try:
+            await change
+        finally:
+            change.cancel()
+
+
 class _Subscription:
     """Which classes and objects a client asks about."""
 
@@ -84,6 +131,8 @@ class _Subscription:
             if name == "*":
                 self._is_all = True
                 continue
+            if not name.isidentifier() or "/" in ref:
+                raise XapiFault("EVENT_SUBSCRIPTION_PARSE_FAILURE", text[:100])
             known = BY_LOWER_NAME.get(name.lower())
             if known is None:
                 # Classes that a newer client knows and this server has none of.
@@ -92,6 +141,27 @@ class _Subscription:
                 self._refs.add((known, ref))
             else:
                 self._classes.add(known)
+
+    def joined(self, other: _Subscription) -> _Subscription:
+        """Ask about what either asks about."""
+        made = _Subscription([])
+        made._is_all = self._is_all or other._is_all
+        made._classes = self._classes | other._classes
+        made._refs = self._refs | other._refs
+        return made
+
+    def without(self, other: _Subscription) -> _Subscription:
+        """Ask about what another does not ask about."""
+        made = _Subscription([])
+        made._is_all = self._is_all and not other._is_all
+        made._classes = self._classes - other._classes
+        made._refs = self._refs - other._refs
+        return made
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked about."""
+        return not (self._is_all or self._classes or self._refs)
 
     @property
     def is_of_tasks_alone(self) -> bool:

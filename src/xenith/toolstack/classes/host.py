@@ -1,27 +1,17 @@
-"""Hosts and their pool: what there is, how much is free, and the plugins of dom0."""
+"""Hosts and their pool: what there is, how much is free, and its plugins."""
 
 from __future__ import annotations
 
-import base64
-import zlib
-from collections.abc import Awaitable, Callable
-
-from xenith.core.limits import CONSOLE_LOG_BYTES_MAX
 from xenith.toolstack.methods import maybe, method
+from xenith.toolstack.plugins import find
 from xenith.toolstack.server import HostServer
-from xenith.xapi.faults import XapiFault
-
-#: Where a VM's record keeps its last domid, for the log of one that has ended. Source: nova.
-_LAST = "last_dom_id"
-
-Plugin = Callable[[HostServer, dict[str, str]], str | Awaitable[str]]
 
 
 @method("host.compute_free_memory", is_async=True)
 def compute_free_memory(host: HostServer, ref: str) -> int:
     """Tell the bytes that VMs may still have. Source: XenAPI host.compute_free_memory."""
     host.objects.get("host", ref)
-    return free_memory_bytes(host)
+    return free_memory_bytes(host, ref)
 
 
 @method("host.compute_memory_overhead")
@@ -42,12 +32,14 @@ def get_servertime(host: HostServer, ref: str) -> str:
 def disable(host: HostServer, ref: str) -> None:
     """Start no more VMs here."""
     host.objects.update("host", ref, enabled=False)
+    show_operations(host, ref)
 
 
 @method("host.enable", is_async=True)
 def enable(host: HostServer, ref: str) -> None:
     """Start VMs here again."""
     host.objects.update("host", ref, enabled=True)
+    show_operations(host, ref)
 
 
 @method("host.call_plugin", is_async=True)
@@ -56,43 +48,48 @@ async def call_plugin(
 ) -> str:
     """Run a function of a dom0 plugin. Source: XenAPI host.call_plugin."""
     host.objects.get("host", ref)
-    known = [name for name, _ in PLUGINS if name == plugin]
-    if not known:
-        raise XapiFault("XENAPI_MISSING_PLUGIN", plugin)
-    called = PLUGINS.get((plugin, function))
-    if called is None:
-        raise XapiFault(
-            "XENAPI_PLUGIN_FAILURE", function, "UnknownFunction", f"no function {function[:64]}"
-        )
-    result: str = await maybe(called(host, args))
+    called = find(plugin, function)
+    result: str = await maybe(called(host, ref, args))
     return result
 
 
-async def console_log(host: HostServer, args: dict[str, str]) -> str:
-    """Give the end of a console's log. Source: dom0 plugin `console`, get_console_log."""
-    domid = args.get("dom_id", "")
-    vms = host.objects.all("VM").values()
-    found = [record for record in vms if record["domid"] > 0 and str(record["domid"]) == domid]
-    found = found or [record for record in vms if record["other_config"].get(_LAST) == domid]
-    # A domid that two VMs claim names neither: a log must not go to another's owner.
-    if len(found) != 1:
-        raise XapiFault("XENAPI_PLUGIN_FAILURE", "get_console_log", "NoSuchDomain", domid)
-    data = await host.backend.console_log(found[0]["uuid"], CONSOLE_LOG_BYTES_MAX)
-    return base64.b64encode(zlib.compress(data)).decode()
+def show_operations(host: HostServer, ref: str) -> None:
+    """Write what is being done to a host, and what else may be. Source: xapi_host_helpers."""
+    record = host.objects.find("host", ref)
+    if record is None:
+        return
+    running = host.operations.of(ref)
+    member = host.pool.members.get(ref)
+    if member is None or not member.is_up:
+        allowed = ["power_on"]
+    elif record["enabled"]:
+        allowed = ["evacuate", "provision", "vm_migrate", "vm_resume", "vm_start"]
+    else:
+        allowed = ["enable", "evacuate", "reboot", "shutdown"]
+    host.objects.update(
+        "host",
+        ref,
+        current_operations={operation.mark: operation.name for operation in running},
+        allowed_operations=[] if running else allowed,
+    )
 
 
-#: Plugins as functions, by plugin and function.
-PLUGINS: dict[tuple[str, str], Plugin] = {("console", "get_console_log"): console_log}
-
-
-def free_memory_bytes(host: HostServer) -> int:
-    """Tell the bytes that VMs may still have."""
-    return max(0, host.backend.capacity().memory_bytes - sum(host.memory_bytes.values()))
+def free_memory_bytes(host: HostServer, ref: str | None = None) -> int:
+    """Tell the bytes that VMs may still have on a host, the coordinator if none is named."""
+    pool, wanted = host.pool, ref or host.ref
+    if wanted not in pool.members:
+        return 0
+    if len(pool.members) == 1:
+        used = sum(pool.memory_bytes.values())
+    else:
+        used = sum(size for vm, size in pool.memory_bytes.items() if pool.places.get(vm) == wanted)
+    return max(0, pool.members[wanted].engine.capacity().memory_bytes - used)
 
 
 def write_free_memory(host: HostServer) -> None:
     """Write what is free where clients read it."""
-    ref = host.objects.only("host_metrics")
-    free = free_memory_bytes(host)
-    if host.objects.get("host_metrics", ref)["memory_free"] != free:
-        host.objects.update("host_metrics", ref, memory_free=free)
+    for own in host.pool.members:
+        ref = host.objects.get("host", own)["metrics"]
+        free = free_memory_bytes(host, own)
+        if host.objects.get("host_metrics", ref)["memory_free"] != free:
+            host.objects.update("host_metrics", ref, memory_free=free)

@@ -77,6 +77,9 @@ async def create(
         pbds.remove(host, pbd)
         host.objects.delete("SR", ref)
         raise
+    if shared:
+        # Source: xapi, which makes PBDs of a shared SR for all hosts of the pool.
+        await pbds.spread(host, ref, list(host.objects.all("host")))
     return ref
 
 

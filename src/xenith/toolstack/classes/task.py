@@ -14,7 +14,7 @@ ENDS = STATUSES - {"pending", "cancelling"}
 @method("task.create")
 def create(host: HostServer, label: str, description: str) -> str:
     """Make a task that a client drives, or a transfer reports to."""
-    return host.make_task(label, description, allowed=["destroy"])
+    return host.make_task(label, description, allowed=["cancel", "destroy"])
 
 
 @method("task.destroy")
@@ -25,8 +25,11 @@ def destroy(host: HostServer, ref: str) -> None:
 
 @method("task.cancel", is_async=True)
 def cancel(host: HostServer, ref: str) -> None:
-    """Ask a task to stop; those of calls do not, as most of xapi's."""
+    """Ask a task to stop; those of calls do not, as most of xapi's, and a client's own does."""
     record = host.objects.get("task", ref)
+    if "cancel" in record["allowed_operations"]:
+        host.end_task(ref, status="cancelled")
+        return
     raise XapiFault("OPERATION_NOT_ALLOWED", f"task {record['name_label']} cannot be cancelled")
 
 

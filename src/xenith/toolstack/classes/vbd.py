@@ -218,3 +218,43 @@ def eject(host: HostServer, ref: str) -> None:
     vdi = record["VDI"]
     host.objects.update("VBD", ref, VDI=NULL, empty=True)
     host.objects.unlink("VDI", vdi, "VBDs", ref)
+
+
+@method("VBD.set_bootable")
+def set_bootable(host: HostServer, ref: str, value: bool) -> None:
+    """Say whether a VM boots from a device. Source: XenAPI VBD.set_bootable."""
+    host.objects.get("VBD", ref)
+    host.objects.update("VBD", ref, bootable=value)
+
+
+@method("VBD.set_mode", is_async=True)
+def set_mode(host: HostServer, ref: str, value: str) -> None:
+    """Say whether a device that is not attached may be written. Source: XenAPI VBD.set_mode."""
+    record = _detached(host, ref)
+    if value not in ("RO", "RW"):
+        raise XapiFault("INVALID_VALUE", "mode", value)
+    if record["type"] == "CD" and value == "RW":
+        raise XapiFault("VBD_CDS_MUST_BE_READONLY")
+    is_kept = not record["empty"] and host.objects.get("VDI", record["VDI"])["read_only"]
+    if value == "RW" and is_kept:
+        raise XapiFault("VDI_READONLY", record["VDI"])
+    host.objects.update("VBD", ref, mode=value)
+
+
+@method("VBD.set_userdevice")
+def set_userdevice(host: HostServer, ref: str, value: str) -> None:
+    """Put a disk that is not attached elsewhere in its VM. Source: XenAPI VBD.set_userdevice."""
+    record = _detached(host, ref)
+    others = host.objects.get("VM", record["VM"])["VBDs"]
+    taken = {host.objects.get("VBD", other)["userdevice"] for other in others if other != ref}
+    device = _position(value, taken)
+    if device in taken:
+        raise XapiFault("DEVICE_ALREADY_EXISTS", device)
+    host.objects.update("VBD", ref, userdevice=device)
+
+
+def _detached(host: HostServer, ref: str) -> dict[str, Any]:
+    record = host.objects.get("VBD", ref)
+    if record["currently_attached"]:
+        raise XapiFault("OPERATION_NOT_ALLOWED", f"VBD {record['uuid']} is attached")
+    return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -26,8 +27,7 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
     mac = fields.get("MAC", "")
     is_made = mac in ("", "random")
     if is_made:
-        number = host.world.ids.below(2**40)
-        mac = ":".join(["02", *(f"{number >> shift & 255:02x}" for shift in range(32, -1, -8))])
+        mac = new_mac(host)
     if not _MAC.match(mac) or int(mac[:2], 16) & 1:
         raise XapiFault("MAC_INVALID", mac)
     device = fields.get("device", "")
@@ -46,6 +46,12 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
     host.objects.link("VM", fields["VM"], "VIFs", ref)
     host.objects.link("network", fields["network"], "VIFs", ref)
     return ref
+
+
+def new_mac(host: HostServer) -> str:
+    """Make a MAC that is locally administered."""
+    number = host.world.ids.below(2**40)
+    return ":".join(["02", *(f"{number >> shift & 255:02x}" for shift in range(32, -1, -8))])
 
 
 @method("VIF.destroy", is_async=True)
@@ -84,6 +90,98 @@ def set_locking_mode(host: HostServer, ref: str, mode: str) -> None:
     host.objects.get("VIF", ref)
     _check_mode(mode)
     host.objects.update("VIF", ref, locking_mode=mode)
+
+
+@method("VIF.move", is_async=True)
+def move(host: HostServer, ref: str, network: str) -> None:
+    """Put a card on another network, plugged or not. Source: XenAPI VIF.move."""
+    record = host.objects.get("VIF", ref)
+    host.objects.get("network", network)
+    host.objects.unlink("network", record["network"], "VIFs", ref)
+    host.objects.update("VIF", ref, network=network)
+    host.objects.link("network", network, "VIFs", ref)
+
+
+@method("VIF.configure_ipv4", is_async=True)
+def configure_ipv4(
+    host: HostServer, ref: str, mode: str, address: str = "", gateway: str = ""
+) -> None:
+    """Tell a guest's agent what address to take. Source: XenAPI VIF.configure_ipv4."""
+    _configure(host, ref, 4, mode, address, gateway)
+
+
+@method("VIF.configure_ipv6", is_async=True)
+def configure_ipv6(
+    host: HostServer, ref: str, mode: str, address: str = "", gateway: str = ""
+) -> None:
+    """Tell a guest's agent what IPv6 address to take. Source: XenAPI VIF.configure_ipv6."""
+    _configure(host, ref, 6, mode, address, gateway)
+
+
+def _configure(host: HostServer, ref: str, *given: Any) -> None:
+    version, mode, address, gateway = given
+    host.objects.get("VIF", ref)
+    if mode not in ("None", "Static"):
+        raise XapiFault("INVALID_VALUE", "mode", mode)
+    if mode == "Static":
+        try:
+            found = ipaddress.ip_interface(address)
+        except ValueError:
+            raise XapiFault("INVALID_CIDR_ADDRESS_SPECIFIED", "address") from None
+        if found.version != version or "/" not in address:
+            raise XapiFault("INVALID_CIDR_ADDRESS_SPECIFIED", "address")
+        if gateway:
+            _check_ip(gateway, version, "gateway")
+    prefix, is_static = f"ipv{version}", mode == "Static"
+    host.objects.update(
+        "VIF",
+        ref,
+        **{
+            f"{prefix}_configuration_mode": mode,
+            f"{prefix}_addresses": [address] if is_static else [],
+            f"{prefix}_gateway": gateway if is_static else "",
+        },
+    )
+
+
+def _check_ip(text: str, version: int, name: str) -> None:
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        raise XapiFault("INVALID_IP_ADDRESS_SPECIFIED", name) from None
+    if found.version != version:
+        raise XapiFault("INVALID_IP_ADDRESS_SPECIFIED", name)
+
+
+@method("VIF.set_ipv4_allowed", is_async=True)
+def set_ipv4_allowed(host: HostServer, ref: str, value: list[str]) -> None:
+    """Say from which addresses a locked card may send. Source: XenAPI VIF.set_ipv4_allowed."""
+    _allow(host, ref, 4, value)
+
+
+@method("VIF.add_ipv4_allowed", is_async=True)
+def add_ipv4_allowed(host: HostServer, ref: str, value: str) -> None:
+    """Let a locked card send from an address. Source: XenAPI VIF.add_ipv4_allowed."""
+    _allow(host, ref, 4, [*host.objects.get("VIF", ref)["ipv4_allowed"], value])
+
+
+@method("VIF.set_ipv6_allowed", is_async=True)
+def set_ipv6_allowed(host: HostServer, ref: str, value: list[str]) -> None:
+    """Say from which addresses a locked card may send. Source: XenAPI VIF.set_ipv6_allowed."""
+    _allow(host, ref, 6, value)
+
+
+@method("VIF.add_ipv6_allowed", is_async=True)
+def add_ipv6_allowed(host: HostServer, ref: str, value: str) -> None:
+    """Let a locked card send from an address. Source: XenAPI VIF.add_ipv6_allowed."""
+    _allow(host, ref, 6, [*host.objects.get("VIF", ref)["ipv6_allowed"], value])
+
+
+def _allow(host: HostServer, ref: str, version: int, value: list[str]) -> None:
+    host.objects.get("VIF", ref)
+    for address in value:
+        _check_ip(address, version, f"ipv{version}_allowed")
+    host.objects.update("VIF", ref, **{f"ipv{version}_allowed": list(dict.fromkeys(value))})
 
 
 def _check_mode(mode: str) -> None:

@@ -5,51 +5,27 @@ Source: XenAPI class VM, its power-state machine and its rules for concurrent op
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from functools import lru_cache
 from typing import Any
 
-from xenith.toolstack.backends import BackendError, DomainSpec, DomainState, NicSpec
+from xenith.toolstack.backends import BackendError, DomainSpec, NicSpec
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes import vif as vifs
-from xenith.toolstack.classes.host import free_memory_bytes, write_free_memory
+from xenith.toolstack.classes import vm_copies
+from xenith.toolstack.classes.lifecycle import (
+    XENSTORE_PREFIXES,
+    allowed,
+    check_halted,
+    has_started,
+    has_stopped,
+    operation,
+    set_power,
+    show_operations,
+)
+from xenith.toolstack.classes.placement import choose_host, give_back, move_domain, take_memory
 from xenith.toolstack.classes.vdi import SHARING
 from xenith.toolstack.methods import creation, is_null, method
 from xenith.toolstack.server import HostServer
-from xenith.xapi import NULL
 from xenith.xapi.faults import XapiFault
-
-#: States from which each operation may start. Source: xapi_vm_lifecycle.
-FROM: dict[str, tuple[str, ...]] = {
-    "start": ("Halted",),
-    "start_on": ("Halted",),
-    "clean_shutdown": ("Running",),
-    "hard_shutdown": ("Running", "Paused", "Suspended"),
-    "clean_reboot": ("Running",),
-    "hard_reboot": ("Running", "Paused"),
-    "pause": ("Running",),
-    "unpause": ("Paused",),
-    "suspend": ("Running",),
-    "resume": ("Suspended",),
-    "resume_on": ("Suspended",),
-    "destroy": ("Halted", "Suspended"),
-}
-_HARD = frozenset(("hard_shutdown", "hard_reboot", "destroy"))
-#: What overrides an operation that runs. Source: message_forwarding, hard_shutdown and hard_reboot.
-_OVERRIDES = {
-    "hard_shutdown": frozenset(FROM) - {"hard_shutdown", "destroy"},
-    "hard_reboot": frozenset(FROM) - _HARD,
-}
-#: Prefixes of xenstore data that reach a domain. Source: xenopsd, others are dropped.
-XENSTORE_PREFIXES = ("vm-data/", "FIST/")
-_STATES: dict[DomainState, str] = {
-    "running": "Running",
-    "paused": "Paused",
-    "suspended": "Suspended",
-    "halted": "Halted",
-    "crashed": "Halted",
-}
 
 
 @method("VM.create", is_async=True)
@@ -75,7 +51,9 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
 @method("VM.destroy", is_async=True)
 async def destroy(host: HostServer, ref: str) -> None:
     """Remove a VM with its VBDs and VIFs; its disks stay. Source: XenAPI VM.destroy."""
-    async with _operation(host, ref, "destroy") as record:
+    if host.objects.get("VM", ref)["is_default_template"]:
+        raise XapiFault("VM_CANNOT_DELETE_DEFAULT_TEMPLATE", ref)
+    async with operation(host, ref, "destroy") as record:
         if record["power_state"] == "Suspended":
             await host.backend.domain_shutdown(record["uuid"], is_clean=False)
         await host.backend.domain_forget(record["uuid"])
@@ -85,8 +63,10 @@ async def destroy(host: HostServer, ref: str) -> None:
             vifs.remove(host, vif)
         for console in list(record["consoles"]):
             host.objects.delete("console", console)
-        if not is_null(record["metrics"]):
-            host.objects.delete("VM_metrics", record["metrics"])
+        for kind, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
+            if not is_null(record[field]):
+                host.objects.delete(kind, record[field])
+        vm_copies.forget_snapshot(host, ref)
         host.objects.delete("VM", ref)
 
 
@@ -99,18 +79,18 @@ async def start(
     await _start(host, ref, "start", is_paused=start_paused)
 
 
-async def _start(host: HostServer, ref: str, name: str, *, is_paused: bool) -> None:
-    async with _operation(host, ref, name) as record:
-        if not host.objects.get("host", host.objects.only("host"))["enabled"]:
-            raise XapiFault("HOST_DISABLED", host.objects.only("host"))
+async def _start(
+    host: HostServer, ref: str, name: str, *, is_paused: bool, on: str | None = None
+) -> None:
+    async with operation(host, ref, name) as record:
         _check_disks(host, record)
-        _take_memory(host, ref, record)
+        take_memory(host, ref, record, on or choose_host(host, record))
         try:
             domid = await host.backend.domain_start(spec(host, record), is_paused=is_paused)
         except BaseException:
-            host.memory_bytes.pop(ref, None)
+            give_back(host, ref)
             raise
-        _has_started(host, ref, domid, "Paused" if is_paused else "Running")
+        has_started(host, ref, domid, "Paused" if is_paused else "Running")
 
 
 @method("VM.start_on", is_async=True)
@@ -120,13 +100,13 @@ async def start_on(
     """Start a VM on a host of the pool. Source: XenAPI VM.start_on."""
     del force
     host.objects.get("host", on)
-    await _start(host, ref, "start_on", is_paused=start_paused)
+    await _start(host, ref, "start_on", is_paused=start_paused, on=on)
 
 
 @method("VM.clean_shutdown", is_async=True)
 async def clean_shutdown(host: HostServer, ref: str) -> None:
     """Ask the guest to shut down and wait. Source: XenAPI VM.clean_shutdown."""
-    async with _operation(host, ref, "clean_shutdown") as record:
+    async with operation(host, ref, "clean_shutdown") as record:
         await host.backend.domain_shutdown(record["uuid"], is_clean=True)
         has_stopped(host, ref, "Halted")
 
@@ -134,7 +114,7 @@ async def clean_shutdown(host: HostServer, ref: str) -> None:
 @method("VM.hard_shutdown", is_async=True)
 async def hard_shutdown(host: HostServer, ref: str) -> None:
     """Cut the power. Source: XenAPI VM.hard_shutdown."""
-    async with _operation(host, ref, "hard_shutdown") as record:
+    async with operation(host, ref, "hard_shutdown") as record:
         await host.backend.domain_shutdown(record["uuid"], is_clean=False)
         has_stopped(host, ref, "Halted")
 
@@ -161,31 +141,31 @@ async def hard_reboot(host: HostServer, ref: str) -> None:
 
 
 async def _reboot(host: HostServer, ref: str, name: str) -> None:
-    async with _operation(host, ref, name) as record:
+    async with operation(host, ref, name) as record:
         domid = await host.backend.domain_reboot(record["uuid"], is_clean=name == "clean_reboot")
-        _has_started(host, ref, domid, "Running")
+        has_started(host, ref, domid, "Running")
 
 
 @method("VM.pause", is_async=True)
 async def pause(host: HostServer, ref: str) -> None:
     """Stop the processors. Source: XenAPI VM.pause."""
-    async with _operation(host, ref, "pause") as record:
+    async with operation(host, ref, "pause") as record:
         await host.backend.domain_pause(record["uuid"])
-        _set_power(host, ref, "Paused")
+        set_power(host, ref, "Paused")
 
 
 @method("VM.unpause", is_async=True)
 async def unpause(host: HostServer, ref: str) -> None:
     """Let the processors run. Source: XenAPI VM.unpause."""
-    async with _operation(host, ref, "unpause") as record:
+    async with operation(host, ref, "unpause") as record:
         await host.backend.domain_unpause(record["uuid"])
-        _set_power(host, ref, "Running")
+        set_power(host, ref, "Running")
 
 
 @method("VM.suspend", is_async=True)
 async def suspend(host: HostServer, ref: str) -> None:
     """Save the memory and stop. Source: XenAPI VM.suspend."""
-    async with _operation(host, ref, "suspend") as record:
+    async with operation(host, ref, "suspend") as record:
         await host.backend.domain_suspend(record["uuid"])
         has_stopped(host, ref, "Suspended")
 
@@ -206,82 +186,37 @@ async def resume_on(
     """Go on, on a host of the pool. Source: XenAPI VM.resume_on."""
     del force
     host.objects.get("host", on)
-    await _resume(host, ref, "resume_on", is_paused=start_paused)
+    await _resume(host, ref, "resume_on", is_paused=start_paused, on=on)
 
 
-async def _resume(host: HostServer, ref: str, name: str, *, is_paused: bool) -> None:
-    async with _operation(host, ref, name) as record:
-        _take_memory(host, ref, record)
+async def _resume(
+    host: HostServer, ref: str, name: str, *, is_paused: bool, on: str | None = None
+) -> None:
+    async with operation(host, ref, name) as record:
+        saved_on = host.pool.place_of(ref, record)
+        place = on or (choose_host(host, record) if is_null(saved_on) else saved_on)
+        take_memory(host, ref, record, place)
+        if place != saved_on and not is_null(saved_on):
+            await move_domain(host, record, saved_on, place)
         try:
             domid = await host.backend.domain_resume(spec(host, record))
         except BaseException:
-            host.memory_bytes.pop(ref, None)
+            give_back(host, ref)
             raise
-        _has_started(host, ref, domid, "Running")
+        has_started(host, ref, domid, "Running")
         if is_paused:
             await host.backend.domain_pause(record["uuid"])
-            _set_power(host, ref, "Paused")
-
-
-@method("VM.set_memory_limits", is_async=True)
-def set_memory_limits(
-    host: HostServer,
-    ref: str,
-    static_min: int,
-    static_max: int,
-    dynamic_min: int,
-    dynamic_max: int,
-) -> None:
-    """Set the memory of a halted VM. Source: XenAPI VM.set_memory_limits."""
-    _check_halted(host, ref)
-    if not 0 <= static_min <= dynamic_min <= dynamic_max <= static_max or static_max == 0:
-        raise XapiFault("MEMORY_CONSTRAINT_VIOLATION", "static_min, dynamic_min, dynamic_max, max")
-    host.objects.update(
-        "VM",
-        ref,
-        memory_static_min=static_min,
-        memory_static_max=static_max,
-        memory_dynamic_min=dynamic_min,
-        memory_dynamic_max=dynamic_max,
-        memory_target=dynamic_max,
-    )
-
-
-@method("VM.set_VCPUs_max")
-def set_vcpus_max(host: HostServer, ref: str, count: int) -> None:
-    """Set how many processors a halted VM may have. Source: XenAPI VM.set_VCPUs_max."""
-    _set_vcpus(host, ref, VCPUs_max=count)
-
-
-@method("VM.set_VCPUs_at_startup")
-def set_vcpus_at_startup(host: HostServer, ref: str, count: int) -> None:
-    """Set how many processors a halted VM begins with. Source: XenAPI VM.set_VCPUs_at_startup."""
-    _set_vcpus(host, ref, VCPUs_at_startup=count)
-
-
-def _set_vcpus(host: HostServer, ref: str, **given: int) -> None:
-    record = _check_halted(host, ref)
-    both = {name: given.get(name, record[name]) for name in ("VCPUs_max", "VCPUs_at_startup")}
-    if not 1 <= both["VCPUs_at_startup"] <= both["VCPUs_max"]:
-        ((name, value),) = given.items()
-        raise XapiFault("INVALID_VALUE", name, value)
-    host.objects.update("VM", ref, **given)
-
-
-def _check_halted(host: HostServer, ref: str) -> dict[str, Any]:
-    record = host.objects.get("VM", ref)
-    host.operations.check("VM", ref)
-    if record["power_state"] != "Halted":
-        raise _bad_state(ref, ("Halted",), record["power_state"])
-    return record
+            set_power(host, ref, "Paused")
 
 
 @method("VM.set_is_a_template")
 def set_is_a_template(host: HostServer, ref: str, value: bool) -> None:
     """Make a halted VM a template, or a template a VM. Source: XenAPI VM.set_is_a_template."""
-    _check_halted(host, ref)
+    record = check_halted(host, ref)
+    if record["is_a_snapshot"] and not value:
+        raise XapiFault("OPERATION_NOT_ALLOWED", "a snapshot stays a template")
     host.objects.update("VM", ref, is_a_template=value)
-    _show_operations(host, ref)
+    show_operations(host, ref)
 
 
 @method("VM.get_allowed_VBD_devices")
@@ -334,124 +269,6 @@ def spec(host: HostServer, record: dict[str, Any]) -> DomainSpec:
     )
 
 
-def changed_by_itself(host: HostServer, vm_uuid: str, state: DomainState, reason: str) -> None:
-    """Hear from the backend that a domain changed: shut down, crashed, rebooted by its guest."""
-    del reason
-    try:
-        ref = host.objects.by_uuid("VM", vm_uuid)
-    except XapiFault:
-        return
-    if host.operations.of(ref):
-        # It may be the operation's own doing: the backend is asked when that has ended.
-        host.unheard.add(ref)
-        return
-    _follow(host, ref, host.objects.get("VM", ref), state)
-
-
-def adopt(host: HostServer, states: dict[str, DomainState]) -> None:
-    """Bring the records in step with the domains that the backend found at start."""
-    for ref, record in list(host.objects.all("VM").items()):
-        power = _STATES[states.get(record["uuid"], "halted")]
-        if power in ("Running", "Paused"):
-            host.memory_bytes[ref] = record["memory_static_max"]
-        if power == record["power_state"]:
-            pass
-        elif power in ("Running", "Paused"):
-            _has_started(host, ref, record["domid"] if record["domid"] > 0 else 1, power)
-        else:
-            has_stopped(host, ref, power)
-        _show_operations(host, ref)
-    write_free_memory(host)
-
-
-@contextlib.asynccontextmanager
-async def _operation(host: HostServer, ref: str, name: str) -> AsyncIterator[dict[str, Any]]:
-    """Hold a VM for one operation, if its state and what else runs allow it."""
-    record = host.objects.get("VM", ref)
-    if record["is_a_template"] and name != "destroy":
-        raise XapiFault("VM_IS_TEMPLATE", ref)
-    if name in record["blocked_operations"]:
-        raise XapiFault("OPERATION_BLOCKED", ref, record["blocked_operations"][name])
-    over = _OVERRIDES.get(name, frozenset())
-    host.operations.check("VM", ref, over=over)
-    # What is being started has no power state to speak of; its power can be cut all the same.
-    is_anything = name == "hard_shutdown" and bool(host.operations.of(ref))
-    if record["power_state"] not in FROM[name] and not is_anything:
-        raise _bad_state(ref, FROM[name], record["power_state"])
-    with host.operations.hold("VM", ref, name, beside=over):
-        _show_operations(host, ref)
-        try:
-            await host.operations.override(ref, over)
-            yield record
-            if ref in host.unheard and name != "destroy":
-                await _hear(host, ref, record)
-        finally:
-            host.unheard.discard(ref)
-    _show_operations(host, ref)
-
-
-def _show_operations(host: HostServer, ref: str) -> None:
-    record = host.objects.find("VM", ref)
-    if record is None:
-        return
-    running = host.operations.of(ref)
-    host.objects.update(
-        "VM",
-        ref,
-        current_operations={operation.mark: operation.name for operation in running},
-        allowed_operations=allowed(
-            record["power_state"],
-            tuple(operation.name for operation in running),
-            is_template=record["is_a_template"],
-        ),
-    )
-
-
-@lru_cache(maxsize=1024)
-def allowed(power: str, running: tuple[str, ...], *, is_template: bool) -> list[str]:
-    """List the operations that may be asked of a VM now; not to be changed."""
-    return sorted(
-        name
-        for name, states in FROM.items()
-        if power in states
-        and (name == "destroy" or not is_template)
-        and _OVERRIDES.get(name, frozenset()).issuperset(running)
-    )
-
-
-async def _hear(host: HostServer, ref: str, record: dict[str, Any]) -> None:
-    """Write what became of a domain that changed by itself while an operation ran."""
-    host.unheard.discard(ref)
-    states = await host.backend.running()
-    _follow(host, ref, record, states.get(record["uuid"], "halted"))
-
-
-def _follow(host: HostServer, ref: str, record: dict[str, Any], state: DomainState) -> None:
-    power = _STATES[state]
-    if power == record["power_state"]:
-        return
-    if power in ("Halted", "Suspended"):
-        has_stopped(host, ref, power)
-    else:
-        host.memory_bytes.setdefault(ref, record["memory_static_max"])
-        _set_power(host, ref, power)
-        write_free_memory(host)
-    _show_operations(host, ref)
-
-
-def _bad_state(ref: str, expected: tuple[str, ...], actual: str) -> XapiFault:
-    return XapiFault(
-        "VM_BAD_POWER_STATE", ref, ", ".join(state.lower() for state in expected), actual.lower()
-    )
-
-
-def _take_memory(host: HostServer, ref: str, record: dict[str, Any]) -> None:
-    needed, free = record["memory_static_max"], free_memory_bytes(host)
-    if needed > free:
-        raise XapiFault("HOST_NOT_ENOUGH_FREE_MEMORY", needed, free)
-    host.memory_bytes[ref] = needed
-
-
 def _check_disks(host: HostServer, record: dict[str, Any]) -> None:
     """Refuse disks that are being filled, or that another VM writes.
 
@@ -469,60 +286,3 @@ def _check_disks(host: HostServer, record: dict[str, Any]) -> None:
             other["currently_attached"] and "RW" in (other["mode"], vbd["mode"]) for other in others
         ):
             raise XapiFault("VDI_IN_USE", vbd["VDI"], "attach")
-
-
-def _has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
-    record = host.objects.get("VM", ref)
-    fields: dict[str, Any] = {
-        "domid": domid,
-        "other_config": {**record["other_config"], "last_dom_id": str(domid)},
-    }
-    if is_null(record["metrics"]):
-        fields["metrics"] = host.objects.create(
-            "VM_metrics",
-            memory_actual=record["memory_static_max"],
-            VCPUs_number=record["VCPUs_at_startup"],
-            start_time=host.now(),
-            hvm=True,
-        )
-    if not record["consoles"]:
-        uuid = host.world.ids.uuid()
-        location = f"http://{host.address}/console?uuid={uuid}"
-        fields["consoles"] = [host.objects.create("console", uuid=uuid, VM=ref, location=location)]
-    _set_power(host, ref, power, **fields)
-    for vbd in record["VBDs"]:
-        row = host.objects.get("VBD", vbd)
-        if not row["currently_attached"]:
-            device = vbds.device_name(int(row["userdevice"]))
-            vbds.set_attached(host, vbd, device=device)
-    for vif in record["VIFs"]:
-        if not host.objects.get("VIF", vif)["currently_attached"]:
-            host.objects.update("VIF", vif, currently_attached=True)
-    write_free_memory(host)
-
-
-def has_stopped(host: HostServer, ref: str, power: str) -> None:
-    """Write that a VM runs no more."""
-    record = host.objects.get("VM", ref)
-    host.memory_bytes.pop(ref, None)
-    _set_power(host, ref, power, domid=-1)
-    # A suspended VM keeps its disks: its memory knows what is on them.
-    for vbd in record["VBDs"] if power == "Halted" else ():
-        if host.objects.get("VBD", vbd)["currently_attached"]:
-            vbds.set_attached(host, vbd, device="")
-    for vif in record["VIFs"]:
-        if host.objects.get("VIF", vif)["currently_attached"]:
-            host.objects.update("VIF", vif, currently_attached=False)
-    write_free_memory(host)
-
-
-def _set_power(host: HostServer, ref: str, power: str, **fields: Any) -> None:
-    own = host.objects.only("host")
-    is_here = power in ("Running", "Paused")
-    host.objects.update(
-        "VM", ref, power_state=power, resident_on=own if is_here else NULL, **fields
-    )
-    if is_here:
-        host.objects.link("host", own, "resident_VMs", ref)
-    else:
-        host.objects.unlink("host", own, "resident_VMs", ref)

@@ -43,15 +43,7 @@ class Storage:
         Raises:
             XapiFault: SR_NOT_ATTACHED.
         """
-        return self.entry(sr_ref).repository
-
-    def entry(self, sr_ref: str) -> Attached:
-        """Give an SR that is attached.
-
-        Raises:
-            XapiFault: SR_NOT_ATTACHED.
-        """
         found = self.attached.get(sr_ref)
         if found is None:
             raise XapiFault("SR_NOT_ATTACHED", sr_ref)
-        return found
+        return found.repository

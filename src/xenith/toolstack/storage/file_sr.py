@@ -66,10 +66,18 @@ class FileSr:
     ) -> None:
         self.repository = repository
         self._size_bytes_max = size_bytes_max
-        self._quiet = quiet
+        self._quiets = [quiet]
+        #: How many hosts of this process have it.
+        self._user_count = 1
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="sr call")
         # Of their own, so that no call waits for somebody's slow line.
         self._streams = ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="sr stream")
+
+    def share(self, quiet: Quiet = nobody_writes) -> FileSr:
+        """Let another host of this process have the directory too, until it closes it."""
+        self._user_count += 1
+        self._quiets.append(quiet)
+        return self
 
     async def has(self, vdi_uuid: str) -> bool:
         """Tell whether a disk lies here."""
@@ -102,10 +110,17 @@ class FileSr:
 
     async def snapshot(self, vdi_uuid: str, source_uuid: str) -> None:
         """Make a disk that keeps what another holds now."""
-        async with self._quiet(source_uuid) as is_quiet:
+        async with contextlib.AsyncExitStack() as stack:
+            is_quiet = await self._hold(source_uuid, stack)
             await self._run(
                 partial(self.repository.snapshot, source_uuid, vdi_uuid, is_quiet=is_quiet)
             )
+
+    async def _hold(self, vdi_uuid: str, stack: contextlib.AsyncExitStack) -> bool:
+        """Hold a disk's writer still until the stack ends; tell whether there is one."""
+        # It is on one of the hosts.
+        held = [await stack.enter_async_context(quiet(vdi_uuid)) for quiet in self._quiets]
+        return any(held)
 
     async def copy(self, vdi_uuid: str, source_uuid: str, into: Repository) -> None:
         """Make a disk of another's bytes that stands on nothing."""
@@ -171,11 +186,28 @@ class FileSr:
         return await self._run(lambda: self._bounded(*self.repository.look(vdi_uuids)))
 
     async def collect(self) -> Collected:
-        """Do a bounded part of what garbage collection has to do."""
-        return await self._run(self.repository.collect, is_stream=True)
+        """Do a bounded part of what garbage collection has to do.
+
+        A domain is held still for the end of a merge below it: for as long as a file takes to be
+        opened, not for as long as the bytes take.
+        """
+        done = await self._run(self.repository.collect, is_stream=True)
+        if done.writers:
+            async with contextlib.AsyncExitStack() as stack:
+                held = [uuid for uuid in done.writers if await self._hold(uuid, stack)]
+                ended = await self._run(partial(self.repository.end_merge, held))
+            done.coalesced += ended.coalesced
+            done.left |= ended.left
+            done.writers = []
+            # What came in the way now would do so again at once.
+            done.is_done = bool(ended.left)
+        return done
 
     async def close(self) -> None:
-        """Let the directory go, when what is being done has been."""
+        """Let the directory go, when what is being done has been, and no other host has it."""
+        self._user_count -= 1
+        if self._user_count:
+            return
         await self._run(self.repository.close)
         self._calls.shutdown(wait=False)
         self._streams.shutdown(wait=False)

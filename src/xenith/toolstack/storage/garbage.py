@@ -5,14 +5,19 @@
     a leaf, the only child of a hidden one    merged into that, which takes its name
 
 It goes in steps of some blocks, each in a turn that callers have first, and stops after so many
-bytes; the next activation goes on. A chain that someone reads or writes is left alone: who has a
-file open must not find another's sectors in it. Source: sm's ``cleanup.py`` for the three rules.
+bytes; the next activation goes on. A chain that someone reads is left alone.
+
+A hidden one in the middle is merged while a domain writes to what stands on it: the domain reads
+through the child, which hides every sector that its parent gets. Only at the end must its writer be
+held still, with its files closed, while what stands on the child is turned to the parent: ``end``.
+Source: sm's ``cleanup.py`` for the three rules.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from xenith.core.errors import Conflict, Exhausted, Invalid, NotFound
@@ -37,12 +42,14 @@ TURN_BYTES = 1024 * 1024
 class Collected:
     """What one activation did, and by uuid why it could not do what it left.
 
+    ``writers`` are disks that a domain writes to and that a merge needs held still, to ``end``;
     ``is_done`` tells that nothing else is left to do.
     """
 
     deleted: list[str] = field(default_factory=list)
     coalesced: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    writers: list[str] = field(default_factory=list)
     is_done: bool = False
 
 
@@ -71,11 +78,27 @@ class Collector:
             return done
         try:
             spent = 0
-            while spent < bytes_max and not done.is_done:
+            while spent < bytes_max and not done.is_done and not done.writers:
                 with self._turns.background():
                     spent += self._turn(done)
         finally:
             self._activation.release()
+        return done
+
+    def end(self, held: Collection[str]) -> Collected:
+        """End a merge that ``collect`` brought so far, whose writers are held still. Blocks.
+
+        With others in the way by now it is given up.
+        """
+        done = Collected()
+        with self._turns.call():
+            if self._is_closed or self._work is None:
+                return done
+            self._merge(self._work, done, held=held)
+            if done.writers:
+                uuid, done.writers = self._work.note.child.removesuffix(SUFFIX), []
+                done.left[uuid] = "another came to write to what stands on it"
+                self._drop()
         return done
 
     def give_way(self, *names: str) -> None:
@@ -128,17 +151,36 @@ class Collector:
         return True
 
     def _find_hindrance(self, vdi: Vdi, known: Inventory) -> str:
-        used = [one.uuid for one in known.subtree(vdi.uuid) if self._pins.is_used(one.uuid)]
+        writers, readers = self._users(one.uuid for one in known.subtree(vdi.uuid))
+        used = readers if vdi.is_hidden else readers | writers
         if used:
-            return f"{', '.join(used)} is in use"
+            return f"{', '.join(sorted(used))} is in use"
         if vdi.used_bytes > (free := self._space.free_bytes()):
             return f"its merge may need {vdi.used_bytes} bytes, and {free} are free"
         return ""
 
-    def _merge(self, work: Coalesce, done: Collected) -> int:
+    def _users(self, uuids: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Tell which of some disks domains write to, and which are in any other use."""
+        used = {uuid for uuid in uuids if self._pins.is_used(uuid)}
+        writers = {uuid for uuid in used if self._pins.is_attached_writer(uuid)}
+        return writers, used - writers
+
+    def _subtree(self, work: Coalesce) -> list[str]:
+        known = take(self._files, self._space.used_bytes(), depth_max=self._depth_max)
+        return [one.uuid for one in known.subtree(work.note.child.removesuffix(SUFFIX))]
+
+    def _merge(self, work: Coalesce, done: Collected, *, held: Collection[str] = ()) -> int:
         uuid = work.note.child.removesuffix(SUFFIX)
         try:
             if not work.step(TURN_BLOCKS):
+                writers, readers = self._users(self._subtree(work))
+                if readers:
+                    done.left[uuid] = f"{', '.join(sorted(readers))} is in use"
+                    self._drop()
+                    return TURN_BYTES
+                if writers - set(held):
+                    done.writers = sorted(writers)
+                    return TURN_BYTES
                 work.finish()
                 self._work = None
                 done.coalesced.append(uuid)

@@ -6,6 +6,9 @@ from collections import Counter
 
 from xenith.toolstack.backends import BackendError
 
+#: What a domain does with a disk for as long as it lives.
+ATTACH = "attach"
+
 
 class Pins:
     """Uses of disks, by uuid: any number of readers, or one writer."""
@@ -13,6 +16,8 @@ class Pins:
     def __init__(self) -> None:
         self._readers: Counter[str] = Counter()
         self._writers: set[str] = set()
+        #: Those of the writers that are domains, in processes of their own.
+        self._attached: set[str] = set()
 
     def add(self, uuid: str, operation: str, *, is_writer: bool) -> None:
         """Take a disk into use.
@@ -24,6 +29,8 @@ class Pins:
             raise BackendError("VDI_IN_USE", uuid, operation)
         if is_writer:
             self._writers.add(uuid)
+            if operation == ATTACH:
+                self._attached.add(uuid)
         else:
             self._readers[uuid] += 1
 
@@ -31,6 +38,7 @@ class Pins:
         """End one use."""
         if is_writer:
             self._writers.discard(uuid)
+            self._attached.discard(uuid)
         elif self._readers[uuid] > 1:
             self._readers[uuid] -= 1
         else:
@@ -53,6 +61,10 @@ class Pins:
         """
         if uuid in self._writers:
             raise BackendError("VDI_IN_USE", uuid, operation)
+
+    def is_attached_writer(self, uuid: str) -> bool:
+        """Tell whether a domain writes to a disk."""
+        return uuid in self._attached
 
     def is_used(self, uuid: str) -> bool:
         """Tell whether anyone reads or writes a disk."""

@@ -31,7 +31,7 @@ async def refresh(host: HostServer, sr: str) -> Contents | None:
     Safe to repeat, and at any time: what changes meanwhile is told by the next. Of many that are
     asked for at once, one is done.
     """
-    attached = host.storage.attached.get(sr)
+    attached = host.storage.find(sr)
     if attached is None:
         return None
     attached.asked_count += 1
@@ -69,7 +69,7 @@ async def look(host: HostServer, sr: str, *refs: str) -> None:
     What they stand on gets a record where it has none. The others are not looked at: a scan of a
     thousand disks takes a tenth of a second.
     """
-    attached = host.storage.attached.get(sr)
+    attached = host.storage.find(sr)
     if attached is None:
         return
     async with attached.scanning:

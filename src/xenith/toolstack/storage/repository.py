@@ -39,7 +39,7 @@ from xenith.toolstack.storage.inventory import (
     take,
 )
 from xenith.toolstack.storage.lock import RepositoryLock
-from xenith.toolstack.storage.pins import Pins
+from xenith.toolstack.storage.pins import ATTACH, Pins
 from xenith.toolstack.storage.space import (
     RESERVE_BYTES,
     Space,
@@ -325,8 +325,8 @@ class FileRepository:
         Raises:
             BackendError: VDI_IN_USE, VDI_MISSING, VDI_NOT_MANAGED, SR_BACKEND_FAILURE_46.
         """
-        with self._changing(uuid, "attach"):
-            self._pins.add(uuid, "attach", is_writer=is_writable)
+        with self._changing(uuid, ATTACH):
+            self._pins.add(uuid, ATTACH, is_writer=is_writable)
             try:
                 chain = self._open(uuid)
                 chain.close()
@@ -425,6 +425,10 @@ class FileRepository:
         Where the disk itself fails, its ``OSError`` is raised.
         """
         return self._collector.collect(bytes_max=bytes_max)
+
+    def end_merge(self, held: Collection[str]) -> Collected:
+        """End the merge for which ``collect`` asked that these disks' writers be held still."""
+        return self._collector.end(held)
 
     def _fork(self, uuid: str, new_uuid: str) -> None:
         image = open_image(self._files, file_of(uuid))

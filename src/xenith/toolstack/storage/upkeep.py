@@ -22,16 +22,17 @@ _REST_S = 0.05
 
 def tidy(host: HostServer, sr: str) -> None:
     """Have an SR collected soon. Safe to repeat: many changes are one collection."""
-    storage = host.storage
-    if sr not in storage.attached or not _is_wanted(host, sr):
+    holder = host.storage.holder(sr)
+    if holder is None or not _is_wanted(host, sr):
         return
+    storage = holder.own_storage
     storage.untidy[sr] = None
     if storage.tidying is None or storage.tidying.done():
-        storage.tidying = host.tasks.start("collect", _collect_all(host))
+        storage.tidying = holder.tasks.start("collect", _collect_all(holder))
 
 
 async def _collect_all(host: HostServer) -> None:
-    storage = host.storage
+    storage = host.own_storage
     while storage.untidy:
         await host.world.clock.sleep(storage.collect_delay_s)
         for sr in tuple(storage.untidy):
@@ -43,8 +44,8 @@ async def _collect_all(host: HostServer) -> None:
 
 
 async def _collect(host: HostServer, sr: str) -> None:
-    while sr in host.storage.attached:
-        done = await host.storage.get(sr).collect()
+    while sr in host.own_storage.attached:
+        done = await host.own_storage.get(sr).collect()
         if done.deleted or done.coalesced:
             await records.refresh(host, sr)
         if done.is_done:

@@ -216,27 +216,38 @@ class QemuBackend:
                 shutil.rmtree(self._domains.directory(vm_uuid), ignore_errors=True)
 
     async def attach_sr(
-        self, sr_uuid: str, kind: str, device_config: Mapping[str, str]
+        self,
+        sr_uuid: str,
+        kind: str,
+        device_config: Mapping[str, str],
+        *,
+        beside: Repository | None = None,
     ) -> Repository:
         """Take hold of a directory of VHDs, and of those that living domains have in it."""
         del kind
-        path = directory_of(device_config)
-        is_own = path is None
-        if path is None:
-            path = self._directory / "sr" / checked_uuid("SR", sr_uuid)
-            path.mkdir(parents=True, exist_ok=True)
-        sr = await open_file_sr(
-            path,
-            world=self._world,
-            size_bytes_max=self.capacity().disk_bytes if is_own else 0,
-            quiet=self._quiet,
-        )
+        if isinstance(beside, FileSr):
+            sr = beside.share(self._quiet)
+        else:
+            sr = await self._open(sr_uuid, device_config)
         self._srs[sr_uuid] = sr
         for domain in self._domains:
             for disk in domain.record.spec.disks:
                 if await sr.has(disk.vdi_uuid):
                     await self._activate(domain.uuid, disk, sr)
         return sr
+
+    async def _open(self, sr_uuid: str, device_config: Mapping[str, str]) -> FileSr:
+        path = directory_of(device_config)
+        is_own = path is None
+        if path is None:
+            path = self._directory / "sr" / checked_uuid("SR", sr_uuid)
+            path.mkdir(parents=True, exist_ok=True)
+        return await open_file_sr(
+            path,
+            world=self._world,
+            size_bytes_max=self.capacity().disk_bytes if is_own else 0,
+            quiet=self._quiet,
+        )
 
     async def detach_sr(self, sr_uuid: str) -> None:
         """Let go of a directory."""
