@@ -83,9 +83,9 @@ async def cloud(small_cloud, monkeypatch):
     await cloud.house.start()
     # Deadlines that a test can wait for; a host on loopback answers in a thousandth of this, but
     # not to its first calls, on a machine that has much to do.
-    monkeypatch.setattr(HostConnection.call, "__kwdefaults__", {"timeout_s": 1.0})
-    monkeypatch.setattr(driver_power, "HARD_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(image_cache, "IMPORT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(HostConnection.call, "__kwdefaults__", {"timeout_s": 0.5})
+    monkeypatch.setattr(driver_power, "HARD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(image_cache, "IMPORT_TIMEOUT_S", 0.5)
     yield cloud
     await cloud.close()
 
