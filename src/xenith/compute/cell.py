@@ -23,8 +23,14 @@ from xenith.compute.hosts import CellHosts
 from xenith.compute.imaging import IMAGE, accept_image
 from xenith.compute.neighbours import ImageSource
 from xenith.compute.operations.context import Seal
+from xenith.compute.precaching import Precaching
 from xenith.compute.rebuilding import REBUILD, accept_rebuild
-from xenith.compute.reconcilers import ClaimReconciler, LeftoverReconciler, PowerReconciler
+from xenith.compute.reconcilers import (
+    ClaimReconciler,
+    ImageCacheReconciler,
+    LeftoverReconciler,
+    PowerReconciler,
+)
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.claims import release_claim
 from xenith.compute.records.instances import change_instance, insert_instance, instances
@@ -132,11 +138,13 @@ class ComputeCell:
                 LeftoverReconciler(self),
                 PowerReconciler(self),
                 ClaimReconciler(self),
+                ImageCacheReconciler(self),
                 SagaPruning(db, world),
                 StuckSagas(db, world),
             ],
         )
         self._tasks = TaskOwner("cell", world.clock)
+        self._precaching = Precaching(self.hosts, self._tasks)
         self._requests: dict[str, dict[str, Any]] = {}
         #: Has what is undecided looked at again.
         self.on_choice: Callable[[], None] = lambda: None
@@ -338,6 +346,9 @@ class ComputeCell:
             case "change_host":
                 await self.hosts.change(HostId(params["host_id"]), params["values"])
                 return {"number": await self._last_change()}
+            case "cache_images":
+                self._precaching.begin(params["host_ids"], params["images"])
+                return {}
             case "explain":
                 return await self.db.read(_explain, params["instance_id"])
         raise NotFound(f"cell {self.cell_id} does not know the question {method}")

@@ -51,6 +51,12 @@ METRICS: dict[str, Metric] = {
             ("cell", "vm_state"),
         ),
         Metric("xenith_sagas", "gauge", "Long operations by state.", ("cell", "state")),
+        Metric("xenith_cached_images", "gauge", "Images that hosts have ready.", ("cell",)),
+        Metric("xenith_cached_image_bytes", "gauge", "The sizes of their disks.", ("cell",)),
+        Metric("xenith_image_cache_hits_total", "counter", "Builds that found theirs.", ("cell",)),
+        Metric("xenith_image_cache_misses_total", "counter", "Those whose was brought.", ("cell",)),
+        Metric("xenith_image_cache_removed_total", "counter", "Images that left hosts.", ("cell",)),
+        Metric("xenith_image_cache_freed_bytes_total", "counter", "What that freed.", ("cell",)),
         *of_cells.METRICS.values(),
     )
 }
@@ -138,6 +144,7 @@ class MetricsPage:
         found = list(_of_process(self._watch))
         for cell in self._cells():
             found += await of_cells.measure(cell.node)
+            found += _of_caches(cell)
             await self._clock.sleep(0)
         return found + await self._count()
 
@@ -167,6 +174,20 @@ class MetricsPage:
             *(Sample("xenith_servers", (name, state), n) for state, n in sorted(servers.items())),
             *(Sample("xenith_sagas", (name, row.state), row.count) for row in sagas),
         ]
+
+
+def _of_caches(cell: Cell) -> Iterator[Sample]:
+    """Tell of the images on the hosts of a cell; one without hosts has nothing to tell."""
+    if cell.compute is None:
+        return
+    drivers = list(cell.compute.hosts.drivers.values())
+    labels = (name_of(cell.node, cell.id),)
+    images = [image for driver in drivers for image in driver.images]
+    yield Sample("xenith_cached_images", labels, len(images))
+    yield Sample("xenith_cached_image_bytes", labels, sum(image.size_bytes for image in images))
+    for name in ("hits", "misses", "removed", "freed_bytes"):
+        total = sum(getattr(driver.image_counts, name) for driver in drivers)
+        yield Sample(f"xenith_image_cache_{name}_total", labels, total)
 
 
 def _read_servers(tx: Tx, origin: str) -> list[Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from xenith.core.errors import NotFound, XenithError
@@ -21,8 +21,8 @@ from xenith.driver.console import read_console_log
 from xenith.driver.disks import Disks
 from xenith.driver.events import EventStream
 from xenith.driver.faults import Spoken
-from xenith.driver.image_cache import ImageCache, OpenImage
-from xenith.driver.inventory import Inventory
+from xenith.driver.image_cache import CacheCounts, ImageCache, OpenImage
+from xenith.driver.inventory import CachedImage, Inventory
 from xenith.driver.names import instance_of, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
 from xenith.driver.snapshots import Snapshots
@@ -62,7 +62,7 @@ class HostDriver:
             on_state=lambda is_up: on_state(address.id, is_up),
             watch=self._events.follow,
         )
-        self._images = ImageCache(self._line, self._inventory, open_image, self._tasks)
+        self._images = ImageCache(self._line, self._inventory, open_image, self._tasks, world.clock)
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
@@ -106,7 +106,24 @@ class HostDriver:
             Invalid: the image cannot become a disk.
             Unavailable: the host is away or refuses.
         """
-        await self._images.ensure(image_id, disk_format=disk_format, size_bytes=size_bytes)
+        await self._images.ask(image_id, disk_format=disk_format, size_bytes=size_bytes)
+
+    async def trim_images(self, *, idle_max_s: float, free_share: float) -> int:
+        """Remove cached images that no disk stands on: idle ones, and more if room is short.
+
+        Gives how many were removed.
+        """
+        return await self._images.trim(idle_max_s=idle_max_s, free_share=free_share)
+
+    @property
+    def images(self) -> Sequence[CachedImage]:
+        """The images that the host has ready to be cloned."""
+        return list(self._inventory.images.values())
+
+    @property
+    def image_counts(self) -> CacheCounts:
+        """What became of its cache since this driver began."""
+        return self._images.counts
 
     async def create_root_disk(self, spec: VmSpec) -> None:
         """Clone the image's disk and grow it to the flavor's size. Safe to repeat."""

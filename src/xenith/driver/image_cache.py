@@ -3,6 +3,8 @@
 A cached image is a VDI named for the image. It is marked complete, with its own uuid, only after
 the last byte: a half import has no mark and is done again, and a clone carries a mark that is not
 its own. However many builds wait for an image, one brings it, and goes on if all of them leave.
+
+Images that no disk stands on leave when nobody has asked for them for long, or when room is needed.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from xenith.core.errors import Invalid, Unavailable, XenithError
+from xenith.core.clock import Clock
+from xenith.core.errors import Exhausted, Invalid, Unavailable, XenithError
 from xenith.core.limits import IMAGE_BYTES_MAX, MIB
 from xenith.core.tasks import TaskOwner
 from xenith.driver import qcow2
 from xenith.driver.connection import HostConnection
 from xenith.driver.faults import Spoken
+from xenith.driver.image_trimming import Room, choose, find_unused
 from xenith.driver.inventory import CachedImage, Inventory
 from xenith.driver.names import COMPLETE_KEY, IMAGE_KEY, image_name
 from xenith.xapi import XapiFault
@@ -33,6 +38,18 @@ _VHD_COOKIE = b"conectix"
 _VHD_FIXED, _VHD_DYNAMIC = 2, 3
 
 
+@dataclass(slots=True)
+class CacheCounts:
+    """What became of a host's cache since its driver began."""
+
+    #: Builds whose image was there, and that had it brought.
+    hits: int = 0
+    misses: int = 0
+    #: Images that left, and what that freed.
+    removed: int = 0
+    freed_bytes: int = 0
+
+
 class ImageCache:
     """The images of one host."""
 
@@ -42,6 +59,7 @@ class ImageCache:
         inventory: Inventory,
         open_image: OpenImage,
         tasks: TaskOwner,
+        clock: Clock,
     ) -> None:
         self._line = line
         self._inventory = inventory
@@ -49,11 +67,24 @@ class ImageCache:
         self._tasks = tasks
         self._coming: dict[str, asyncio.Future[CachedImage]] = {}
         self._reads_qcow2: bool | None = None
+        self._clock = clock
+        self._began_s = clock.monotonic()
+        #: When somebody last asked for an image; for those that were here before us, never.
+        self._asked_s: dict[str, float] = {}
+        self.counts = CacheCounts()
 
     @property
     def is_importing(self) -> bool:
         """Whether an image is on its way, so that a half import is no stray."""
         return bool(self._coming)
+
+    async def ask(self, image_id: str, *, disk_format: str, size_bytes: int) -> None:
+        """Have an image on the host for a build that begins; as ``ensure``, and counted."""
+        if image_id in self._inventory.images:
+            self.counts.hits += 1
+        else:
+            self.counts.misses += 1
+        await self.ensure(image_id, disk_format=disk_format, size_bytes=size_bytes)
 
     async def ensure(self, image_id: str, *, disk_format: str, size_bytes: int) -> CachedImage:
         """Have an image on the host. Safe to repeat.
@@ -62,6 +93,7 @@ class ImageCache:
             Invalid: the image cannot become a disk.
             Unavailable: the host, or the image's store, is away.
         """
+        self._asked_s[image_id] = self._clock.monotonic()
         known = self._inventory.images.get(image_id)
         if known is not None:
             return known
@@ -76,8 +108,7 @@ class ImageCache:
     async def _bring(self, image_id: str, disk_format: str, size_bytes: int) -> None:
         coming = self._coming[image_id]
         try:
-            with Spoken(self._line.address.name, f"take image {image_id}"):
-                image = await self._import(image_id, disk_format, size_bytes)
+            image = await self._import_or_make_room(image_id, disk_format, size_bytes)
         except XenithError as error:
             coming.set_exception(error)
         else:
@@ -87,6 +118,54 @@ class ImageCache:
             del self._coming[image_id]
             if not coming.done():
                 coming.set_exception(Unavailable(f"the import of image {image_id} was broken off"))
+
+    async def _import_or_make_room(
+        self, image_id: str, disk_format: str, size_bytes: int
+    ) -> CachedImage:
+        doing = Spoken(self._line.address.name, f"take image {image_id}")
+        try:
+            with doing:
+                return await self._import(image_id, disk_format, size_bytes)
+        except Exhausted:
+            if not await self.trim(idle_max_s=0.0, free_share=0.0):
+                raise
+        with doing:
+            return await self._import(image_id, disk_format, size_bytes)
+
+    async def trim(self, *, idle_max_s: float, free_share: float) -> int:
+        """Remove images that no disk stands on; tell how many.
+
+        Those that nobody asked for in ``idle_max_s`` go, and the longest unused of the others until
+        ``free_share`` of the repository is free.
+        """
+        with Spoken(self._line.address.name, "list its cached images"):
+            sr = await self._line.call("SR.get_record", self._line.places.sr)
+            records = await self._line.call("VDI.get_all_records")
+        now = self._clock.monotonic()
+        idle = {
+            image_id: now - self._asked_s.get(image_id, self._began_s)
+            for image_id in self._inventory.images
+        }
+        room = Room(int(sr["physical_size"]), int(sr["physical_utilisation"]))
+        unused = find_unused(self._inventory.images, records, idle)
+        chosen = choose(unused, idle_max_s=idle_max_s, lacking_bytes=room.lacks_bytes(free_share))
+        removed = 0
+        for image in chosen:
+            if self._asked_s.get(image.image_id, self._began_s) > now:
+                # Somebody came for it meanwhile.
+                continue
+            known = self._inventory.images.pop(image.image_id)
+            try:
+                with Spoken(self._line.address.name, f"remove image {image.image_id}"):
+                    await self._line.call("VDI.destroy", known.vdi)
+            except XenithError:
+                self._inventory.images.setdefault(image.image_id, known)
+                continue
+            self._asked_s.pop(image.image_id, None)
+            removed += 1
+            self.counts.freed_bytes += image.size_bytes
+        self.counts.removed += removed
+        return removed
 
     async def _import(self, image_id: str, disk_format: str, size_bytes: int) -> CachedImage:
         with self._inventory.begin(image_name(image_id)) as was_begun:

@@ -118,3 +118,23 @@ async def test_null_takes_an_item_of_metadata_away(cloud):
 
 async def test_aggregates_are_for_admins(cloud):
     assert (await cloud.ask("GET", "/os-aggregates", by="manager")).status_code == 403
+
+
+IMAGE = "11111111-0000-4000-8000-000000000001"
+
+
+async def test_what_cannot_be_cached_is_refused(cloud):
+    number = await make(cloud)
+
+    async def cache(*ids, of=number, at="2.81", **options):
+        body = {"cache": [{"id": one} for one in ids]}
+        path = f"/os-aggregates/{of}/images"
+        return (await cloud.ask("POST", path, json=body, at=at, **options)).status_code
+
+    assert await cache(IMAGE, at="2.80") == 404
+    assert await cache(IMAGE, of=99) == 404
+    assert await cache(IMAGE) == 404, "there is no such image"
+    assert await cache(IMAGE, IMAGE) == 400
+    assert await cache("not-a-uuid") == 400
+    assert await cache() == 400
+    assert await cache(IMAGE, by="manager") == 403

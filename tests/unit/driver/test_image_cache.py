@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from xenith.core.errors import Invalid, NotFound, Unavailable
+from xenith.core.errors import Exhausted, Invalid, NotFound, Unavailable
 from xenith.driver import qcow2
 from xenith.driver.image_cache import disk_size
+from xenith.xapi import XapiFault
 
 MIB = 1024 * 1024
 
@@ -97,6 +98,88 @@ async def test_a_vhd_is_as_large_as_its_footer_says(bench, driver, make, vhd_foo
     spec = make(image_id="v", image_format="vhd", image_size_bytes=2048, root_gib=0)
     await driver.create_root_disk(spec)
     assert {vdi["virtual_size"] for vdi in bench.records("VDI")} == {40 * MIB}
+
+
+OTHER = "11111111-0000-4000-8000-000000000002"
+DAY_S = 86400.0
+
+
+async def two_images(bench, driver, build, make):
+    """Have one image that a server was cloned from, and one that nobody uses."""
+    await build(driver, make())
+    bench.images[OTHER] = [b"b" * MIB]
+    await driver.ensure_image(OTHER, disk_format="raw", size_bytes=MIB)
+
+
+def cached(bench):
+    return [name for name in bench.names() if name.startswith("xenith-image-")]
+
+
+async def test_an_idle_image_leaves_once_no_disk_stands_on_it(bench, driver, build, make):
+    await two_images(bench, driver, build, make)
+    both = cached(bench)
+    assert await driver.trim_images(idle_max_s=DAY_S, free_share=0.1) == 0
+    assert cached(bench) == both
+    await asyncio.sleep(0.05)
+    assert await driver.trim_images(idle_max_s=20.0, free_share=0.1) == 1
+    assert cached(bench) == [name for name in both if OTHER not in name]
+    await driver.destroy_instance(make().instance_id)
+    assert await driver.trim_images(idle_max_s=20.0, free_share=0.1) == 1
+    assert cached(bench) == []
+    counts = driver.image_counts
+    assert (counts.hits, counts.misses, counts.removed) == (0, 2, 2)
+    assert counts.freed_bytes == 2 * MIB
+    # Nothing is lost by it.
+    assert await build(driver, make()) == "running"
+
+
+async def test_where_room_is_short_unused_images_leave_at_once(bench, driver, build, make):
+    await two_images(bench, driver, build, make)
+    assert await driver.trim_images(idle_max_s=DAY_S, free_share=1.0) == 1
+    assert [name for name in cached(bench) if OTHER in name] == []
+
+
+async def test_an_image_that_finds_no_room_takes_that_of_one_that_nobody_uses(
+    bench, driver, build, make
+):
+    await two_images(bench, driver, build, make)
+    bench.images["third"] = [b"c" * MIB]
+    with bench.counted(driver) as calls:
+        inner = driver._line.import_vdi
+
+        async def full_once(*args, **options):
+            if calls.count("VDI.destroy") < 2:  # the half import, and the image that left
+                raise XapiFault("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
+            await inner(*args, **options)
+
+        driver._line.import_vdi = full_once
+        await driver.ensure_image("third", disk_format="raw", size_bytes=MIB)
+    assert [name.removeprefix("xenith-image-") for name in cached(bench)] == [
+        make().image_id,
+        "third",
+    ]
+
+
+async def test_a_host_that_is_full_of_what_is_used_says_so(bench, driver, build, make):
+    await build(driver, make())
+    bench.images["third"] = [b"c" * MIB]
+
+    async def full(*_args, **_options):
+        raise XapiFault("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
+
+    driver._line.import_vdi = full
+    with pytest.raises(Exhausted, match="insufficient space"):
+        await driver.ensure_image("third", disk_format="raw", size_bytes=MIB)
+    assert len(cached(bench)) == 1
+
+
+async def test_an_image_that_a_build_asks_for_while_it_leaves_is_brought_again(
+    bench, driver, build, make
+):
+    await two_images(bench, driver, build, make)
+    spec = make("22222222-0000-4000-8000-000000000002", image_id=OTHER)
+    await asyncio.gather(driver.trim_images(idle_max_s=0.0, free_share=0.0), build(driver, spec))
+    assert [name for name in bench.names() if name == f"xenith-root-{spec.instance_id}"]
 
 
 def test_sizes_are_read_from_the_head_of_each_format(vhd_footer):

@@ -13,6 +13,7 @@ from xenith.compute.schemas.aggregates import (
     AggregateChangeBody,
     AggregateMetadata,
     HostOfAggregate,
+    ImagesToCacheBody,
     NewAggregateBody,
 )
 from xenith.core.clock import iso_micros
@@ -112,6 +113,14 @@ async def set_metadata(call: Call[Compute]) -> dict[str, Any]:
     return {"aggregate": _shown(call, view)}
 
 
+async def cache_images(call: Call[Compute]) -> None:
+    """Bring images to the hosts of an aggregate before a build asks for them."""
+    image_ids = [image.id for image in call.body.cache]
+    if len(set(image_ids)) < len(image_ids):
+        raise Invalid("Duplicate images in request")
+    await call.service.aggregates.cache_images(_number(call), image_ids, call.principal)
+
+
 _PATH = "/v2.1/os-aggregates"
 _ONE = _PATH + "/{aggregate_id}"
 _ACTION = _ONE + "/action"
@@ -189,5 +198,16 @@ ENDPOINTS = (
         action="set_metadata",
         body=AggregateMetadata,
         codes=_WRITE,
+    ),
+    Endpoint(
+        "POST",
+        _ONE + "/images",
+        cache_images,
+        "compute:aggregates:images",
+        "os_aggregates.request_image_pre_caching_for_aggregate",
+        202,
+        body=ImagesToCacheBody,
+        min_version=(2, 81),
+        codes=(400, 401, 403, 404),
     ),
 )

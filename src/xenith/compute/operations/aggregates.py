@@ -6,7 +6,8 @@ aggregate with a zone has the cell write it there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -24,8 +25,13 @@ from xenith.compute.records.aggregates import (
 )
 from xenith.compute.records.hosts import hosts
 from xenith.compute.records.instances import instances
-from xenith.core.errors import Conflict, Invalid, NotFound
+from xenith.core.errors import Conflict, Invalid, NotFound, Unavailable
+from xenith.core.ids import CellId
+from xenith.core.log import logger
 from xenith.db import Row, Tx
+from xenith.http import Principal
+
+_log = logger("compute.aggregates")
 
 #: Hosts that a change brings to another zone, with that zone.
 Moved = list[tuple[Row, str]]
@@ -167,6 +173,45 @@ class Aggregates:
             return _view(tx, number)
 
         return await self._change(remove)
+
+    async def cache_images(
+        self, number: int, image_ids: Sequence[str], principal: Principal
+    ) -> None:
+        """Have images brought to an aggregate's hosts; does not wait for it.
+
+        A cell that is away is not asked again: the first build brings an image too.
+
+        Raises:
+            NotFound: there is no such aggregate, or no such image that is whole.
+        """
+
+        def read(tx: Tx) -> tuple[list[Row], list[dict[str, Any]]]:
+            members = [
+                tx.find(hosts, name=name, is_removed=False) for name in _view(tx, number).hosts
+            ]
+            images = [self._image(tx, image_id, principal) for image_id in image_ids]
+            return [host for host in members if host is not None], images
+
+        members, images = await self._context.db.read(read)
+        by_cell: dict[str, list[str]] = {}
+        for host in members:
+            by_cell.setdefault(host.cell_id, []).append(host.id)
+        for cell_id, host_ids in by_cell.items():
+            asked = {"host_ids": host_ids, "images": images}
+            try:
+                await self._context.node.ask(CellId(cell_id), "cache_images", asked)
+            except Unavailable as error:
+                _log.warning("images not cached", cell=cell_id, error=str(error))
+
+    def _image(self, tx: Tx, image_id: str, principal: Principal) -> dict[str, Any]:
+        image = self._context.images.find_image(tx, image_id, principal)
+        if image is None or image.status != "active":
+            raise NotFound(f"Image {image_id[:64]} could not be found.")
+        return {
+            "id": image.id,
+            "disk_format": image.disk_format or "raw",
+            "size_bytes": image.size_bytes,
+        }
 
     def _move(self, tx: Tx, view: AggregateView, zone: str | None) -> Moved:
         moved: Moved = []

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from xenith.compute.schemas.types import MetadataKey, Name, Text
+from xenith.compute.schemas.types import MetadataKey, Name, Text, Uuid
 
 #: A zone's name; a colon would part it from a host's.
 Zone = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^:]*[^:\s][^:]*$")]
@@ -42,6 +42,18 @@ class HostOfAggregate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The value of the actions `add_host` and `remove_host`."""
 
     host: Name
+
+
+class ImageToCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One image to bring to the hosts of an aggregate."""
+
+    id: Uuid
+
+
+class ImagesToCacheBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Images to bring to the hosts of an aggregate."""
+
+    cache: Annotated[list[ImageToCache], msgspec.Meta(min_length=1, max_length=100)]
 
 
 class AggregateMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
