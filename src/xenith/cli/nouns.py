@@ -35,6 +35,7 @@ NOUNS = (
     Noun("host", "xenith.cli.host", "Add hosts to the cloud and list them."),
     Noun("cell", "xenith.cli.cell", "Add cells to the tree, look at them, open and drain them."),
     Noun("image", "xenith.cli.image", "Build the tiny image that boots in seconds."),
+    Noun("storage", "xenith.cli.storage", "Draw the disks on hosts, find orphans, shorten chains."),
     Noun("vhd", "xenith.cli.vhd", "Look at disks as chains of VHDs, make and mend them."),
     Noun("explain", "xenith.cli.explain", "Say why a server is where it is, or nowhere."),
     Noun("doctor", "xenith.cli.doctor", "Check this machine and say what to do about it."),

@@ -53,6 +53,7 @@ from xenith.compute.sagas.rebuild import REBUILD_SAGA
 from xenith.compute.sagas.resize import RESIZE_SAGA, REVERT_SAGA
 from xenith.compute.sagas.run import RUN
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
+from xenith.compute.storage import HostStorage
 from xenith.core.errors import Invalid, NotFound, Unavailable, XenithError
 from xenith.core.ids import CellId, HostId, InstanceId
 from xenith.core.log import logger
@@ -145,6 +146,7 @@ class ComputeCell:
         )
         self._tasks = TaskOwner("cell", world.clock)
         self._precaching = Precaching(self.hosts, self._tasks)
+        self._storage = HostStorage(self)
         self._requests: dict[str, dict[str, Any]] = {}
         #: Has what is undecided looked at again.
         self.on_choice: Callable[[], None] = lambda: None
@@ -349,6 +351,8 @@ class ComputeCell:
             case "cache_images":
                 self._precaching.begin(params["host_ids"], params["images"])
                 return {}
+            case "storage":
+                return await self._storage.answer(params)
             case "explain":
                 return await self.db.read(_explain, params["instance_id"])
         raise NotFound(f"cell {self.cell_id} does not know the question {method}")

@@ -16,6 +16,7 @@ from xenith.core.limits import CONSOLE_LOG_BYTES_MAX
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
+from xenith.driver.chains import Storage
 from xenith.driver.connection import HostAddress, HostConnection, HostFacts
 from xenith.driver.console import read_console_log
 from xenith.driver.disks import Disks
@@ -66,6 +67,8 @@ class HostDriver:
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
+        #: Its repositories, for operators.
+        self.storage = Storage(self._line)
 
     # -- the host
 
@@ -305,6 +308,10 @@ class HostDriver:
                     await self._line.call("VDI.destroy", ref)
             except XenithError as error:
                 _log.warning("stray disk stays", host=self.address.name, error=str(error))
+
+    def spoken(self, doing: str) -> Spoken:
+        """Give a block in which the host's refusals are raised as what they mean."""
+        return Spoken(self.address.name, doing)
 
     def _spoken(self, doing: str, instance_id: str) -> Spoken:
         return Spoken(self.address.name, f"{doing} of instance {instance_id}")

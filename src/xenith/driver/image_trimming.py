@@ -8,15 +8,11 @@ keeps what others stand on; whoever wants the image next brings it again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
+from xenith.driver.chains import Record, chain_of
 from xenith.driver.inventory import CachedImage
-
-#: Key of a VDI's ``sm_config`` that names the one below it. Source: sm, VDI.py.
-_PARENT_KEY = "vhd-parent"
-
-Record = Mapping[str, Any]
 
 
 class Unused(NamedTuple):
@@ -50,13 +46,13 @@ def find_unused(
     standing: Counter[str] = Counter()
     for record in records.values():
         if record["managed"]:
-            standing.update(one["uuid"] for one in _chain(record, by_uuid))
+            standing.update(one["uuid"] for one in chain_of(record, by_uuid))
     found = []
     for image_id, image in images.items():
         own = records.get(image.vdi)
         if own is None or own["VBDs"]:
             continue
-        links = list(_chain(own, by_uuid))
+        links = list(chain_of(own, by_uuid))
         if all(standing[link["uuid"]] == 1 for link in links):
             size = sum(int(link["physical_utilisation"]) for link in links)
             found.append(Unused(image_id, size, idle_s.get(image_id, 0.0)))
@@ -76,14 +72,3 @@ def choose(unused: list[Unused], *, idle_max_s: float, lacking_bytes: float) -> 
             chosen.append(image)
             freed += image.size_bytes
     return chosen
-
-
-def _chain(record: Record, by_uuid: Mapping[str, Record]) -> Iterator[Record]:
-    """Give a disk and all that it stands on, as far as the host tells."""
-    # Hosts are not believed to have no circles.
-    met: set[str] = set()
-    found: Record | None = record
-    while found is not None and found["uuid"] not in met:
-        met.add(found["uuid"])
-        yield found
-        found = by_uuid.get(found["sm_config"].get(_PARENT_KEY, ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xenith.compute.endpoints import cell_images, cell_tree
+from xenith.compute.endpoints import cell_images, cell_tree, storage
 from xenith.compute.operations.operator import HostBody, Operator
 from xenith.http import Call, Endpoint, Service
 from xenith.http.policy import admin, project_reader
@@ -47,12 +47,14 @@ ENDPOINTS = (
         codes=(404,),
     ),
     *cell_tree.ENDPOINTS,
+    *storage.ENDPOINTS,
 )
 POLICIES = {
     "xenith:hosts:list": admin,
     "xenith:hosts:add": admin,
     "xenith:servers:explain": project_reader,
     **cell_tree.POLICIES,
+    **storage.POLICIES,
 }
 
 

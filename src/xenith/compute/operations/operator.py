@@ -12,6 +12,7 @@ from xenith.compute.operations.cell_tree import CellTree
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import get_view
 from xenith.compute.operations.smoke_test import SmokeTest
+from xenith.compute.operations.storage import HostsStorage
 from xenith.compute.records.hosts import hosts
 from xenith.compute.states import status_of
 from xenith.core.errors import Invalid, Unavailable
@@ -42,6 +43,7 @@ class Operator:
         self.cells = CellTree(context)
         self.cell_edits = CellEdits(context)
         self.smoke_test = SmokeTest(context)
+        self.storage = HostsStorage(context)
 
     async def add_host(self, body: HostBody) -> dict[str, Any]:
         """Take a host in; it is used as soon as it answers."""
