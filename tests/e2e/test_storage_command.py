@@ -62,7 +62,7 @@ def test_chains_are_drawn_orphans_listed_and_chains_made_shorter(data: Path) -> 
     rows = json.loads(xenith("storage", "coalesce", "-o", "json", *where))
     assert [row["host"] for row in rows] == ["host-1", "host-2"]
     assert "There is no host nobody" in xenith(
-        "storage", "chains", "--host", "nobody", *where, code=4
+        "storage", "chains", "--host", "nobody", *where, code=3
     )
     both = ("--quarantine", "--remove")
     assert "one at a time" in xenith("storage", "orphans", *both, *where, code=2)
