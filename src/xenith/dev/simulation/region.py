@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from xenith.bus.simulated import SimulatedFabric
-from xenith.cells.topology import CellEntry
+from xenith.cells.keys import CellKey
+from xenith.cells.topology import CellEntry, Topology
 from xenith.compute.operations.context import Seal
 from xenith.compute.operations.flavors import FlavorSpec
 from xenith.compute.records import quotas
@@ -55,7 +56,6 @@ START_TIMEOUT_S = 60.0
 #: Nothing is kept from anyone here, and what is sealed would be different in each run.
 _OPEN_SEAL = Seal(close=lambda data: data, open=lambda data: data)
 
-
 class RegionShape(msgspec.Struct, frozen=True, kw_only=True):
     """How large a region is."""
 
@@ -79,6 +79,10 @@ class CellPlace:
     """One cell: its process, its rows, and what a look at those from outside needs."""
 
     entry: CellEntry
+    key: CellKey
+    #: The topology as it was when the cell came in.
+    signed: bytes
+    is_leaf: bool
     process: SimulatedProcess[Cell]
     database: CrashingDatabase
     #: Reads the rows at any time, also while the database is away from the cell.
@@ -120,13 +124,23 @@ class Region:
         #: While false, a process that died is begun again at once.
         self.has_faults = True
         self.deaths = 0
+        #: Hears the instance of each VM that is started on any host.
+        self.on_start: Callable[[str], None] = lambda _instance_id: None
         self._directory = directory
-        self._tasks: list[asyncio.Task[None]] = []
-        self._leaf_ids = {entry.id for entry in self.plan.leaves}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._next_port = FIRST_HOST_PORT
+        leaf_ids = {entry.id for entry in self.plan.leaves}
         self.cells: dict[str, CellPlace] = {
-            entry.name: self._make_cell(entry) for entry in self.plan.topology.cells
+            entry.name: self._make_cell(
+                entry,
+                key=self.plan.keys[entry.id],
+                signed=self.plan.signed,
+                is_leaf=entry.id in leaf_ids,
+            )
+            for entry in self.plan.topology.cells
         }
+        #: Cells that were taken out of the tree, with the hosts that went with them.
+        self.removed: list[CellPlace] = []
 
     @property
     def root(self) -> CellPlace:
@@ -136,37 +150,60 @@ class Region:
     @property
     def leaves(self) -> list[CellPlace]:
         """The places with hosts."""
-        return [place for place in self.cells.values() if place.id in self._leaf_ids]
+        return [place for place in self.cells.values() if place.is_leaf]
 
     @property
     def hosts(self) -> list[HostPlace]:
         """All hosts."""
         return [host for place in self.leaves for host in place.hosts]
 
+    @property
+    def topology(self) -> Topology:
+        """The document as the root has it, or had it at the beginning."""
+        root = self.root.cell
+        return self.plan.topology if root is None else root.node.topology
+
     # -- life
 
     async def start(self) -> None:
         """Start everything, and wait until the root knows of all hosts."""
-        for host in self.hosts:
-            self._keep(self._keep_host(host), host.name)
         for place in self.cells.values():
-            self._keep(self._keep_cell(place), place.name)
+            self._keep_all(place)
         while not self._is_ready():
             await asyncio.sleep(0.5)
             self.check_tasks()
 
     def check_tasks(self) -> None:
         """Raise what ended one of the region's own tasks; they have no end of their own."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             if task.done():
                 task.result()
 
     def stop(self) -> None:
         """Let go of what looks after the processes."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        for place in self.cells.values():
+        for place in (*self.cells.values(), *self.removed):
             place.database.close()
+
+    def join(self, entry: CellEntry, *, key: CellKey, signed: bytes) -> CellPlace:
+        """Begin a leaf that has joined the tree, and its hosts."""
+        self.events.names[entry.id] = entry.name
+        place = self._make_cell(entry, key=key, signed=signed, is_leaf=True)
+        self.cells[entry.name] = place
+        self._keep_all(place)
+        return place
+
+    def leave(self, place: CellPlace) -> None:
+        """End a cell that was taken out of the tree, and its hosts, for good."""
+        del self.cells[place.name]
+        self.removed.append(place)
+        for name in (place.name, *(host.name for host in place.hosts)):
+            self._tasks.pop(name).cancel()
+        place.process.kill()
+        place.cell = None
+        for host in place.hosts:
+            host.kill(has_power=False)
 
     def heal(self) -> None:
         """End all that is wrong from outside; what is dead is started at once."""
@@ -199,8 +236,13 @@ class Region:
         # What has two parents is told by both.
         return root.node.chooser.totals().hosts_up_count >= len(self.hosts)
 
+    def _keep_all(self, place: CellPlace) -> None:
+        for host in place.hosts:
+            self._keep(self._keep_host(host), host.name)
+        self._keep(self._keep_cell(place), place.name)
+
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=f"keep {name}"))
+        self._tasks[name] = asyncio.create_task(work, name=f"keep {name}")
 
     async def _keep_cell(self, place: CellPlace) -> None:
         died = asyncio.Event()
@@ -252,7 +294,9 @@ class Region:
 
     # -- cells
 
-    def _make_cell(self, entry: CellEntry) -> CellPlace:
+    def _make_cell(
+        self, entry: CellEntry, *, key: CellKey, signed: bytes, is_leaf: bool
+    ) -> CellPlace:
         path = self._directory / entry.name / "xenith.db"
         database = CrashingDatabase(
             f"sqlite:///{path}", self.simulation.ids(f"database {entry.name}")
@@ -260,6 +304,9 @@ class Region:
         outside = self.simulation.world("observer", skew_s=0.0, drift=0.0)
         place = CellPlace(
             entry=entry,
+            key=key,
+            signed=signed,
+            is_leaf=is_leaf,
             process=SimulatedProcess(
                 self.simulation, entry.name, lambda life: self._start_cell(place, life)
             ),
@@ -267,7 +314,7 @@ class Region:
             observer=open_database(f"sqlite:///{path}", ids=outside.ids, clock=outside.clock),
             hosts=[],
         )
-        if entry.id in self._leaf_ids:
+        if is_leaf:
             shape = self.shape
             count = shape.hosts_least + self.chance.below(shape.hosts_most - shape.hosts_least + 1)
             place.hosts = [
@@ -280,6 +327,8 @@ class Region:
                 )
                 for number in range(1, count + 1)
             ]
+            for host in place.hosts:
+                host.machine.on_start = lambda instance_id: self.on_start(instance_id)
         return place
 
     def _take_port(self) -> int:
@@ -288,12 +337,14 @@ class Region:
 
     async def _start_cell(self, place: CellPlace, life: Life) -> Cell:
         db = life.connect(place.database)
-        seat = self.plan.seat(place.id, one_bus(life.bus(self.fabric)))
+        root = self.plan.keys[self.plan.root].public
+        buses = one_bus(life.bus(self.fabric))
+        seat = Seat(place.id, place.key, root, place.signed, buses)
         if place.id == self.plan.root:
             return await self._start_root(db, life, seat)
         prepare(db, trees=("cell",))
-        is_leaf = place.id in self._leaf_ids
-        cell = Cell(db, life.world, seat, seal=_OPEN_SEAL, images=self.images if is_leaf else None)
+        images = self.images if place.is_leaf else None
+        cell = Cell(db, life.world, seat, seal=_OPEN_SEAL, images=images)
         await cell.node.prepare()
         if cell.compute is not None:
             known = {row.url for row in await db.read(lambda tx: tx.list(host_rows))}
