@@ -364,8 +364,12 @@ class ChildLink:
                 self._node.note_whole(origin, age_s)
 
     async def _hear_roots(self, group: list[Roots]) -> None:
+        below = self._node.topology.descendants(self.peer) | {self.peer}
         for message in group:
             origin = message.origin
+            if origin not in below:
+                # It has left, and the child has not heard of it.
+                continue
 
             def read(tx: Tx, origin: str = origin) -> tuple[Place, list[bytes]]:
                 return self._node.changes.place(tx, origin), self._node.changes.hashes(tx, origin)

@@ -48,6 +48,8 @@ LOOK_TICKS = 5
 #: Seconds that a cell between waits for a cell below, before it says no and others are tried. A
 #: process that is started anew is back in less.
 GIVE_UP_S = 30.0
+#: Times that an intent is given to a child before it is believed that its way leads nowhere.
+UNROUTED_MAX = 50
 #: Seconds by which clocks of two cells may differ before a deadline is held to have passed.
 CLOCK_SKEW_MAX_S = 30.0
 
@@ -518,7 +520,7 @@ class Routing:
                 tx.on_commit(partial(self._refuse_verdict, child, verdict))
                 continue
             heard.append((row.id, verdict))
-            if verdict.is_unrouted and self._leads_elsewhere(row, child):
+            if verdict.is_unrouted and self._is_below(row):
                 rows.take_back(tx, row, verdict)
             elif row.kind == BUILD and verdict.answer == NO:
                 rows.take_back(tx, row, verdict)
@@ -530,10 +532,14 @@ class Routing:
                 self._finish(tx, row, verdict)
         return heard
 
-    def _leads_elsewhere(self, row: Row, child: CellId) -> bool:
-        """Tell whether an intent's target is reached by others than the child that it was given."""
+    def _is_below(self, row: Row) -> bool:
+        """Tell whether an intent's target is reached from here, whatever one child says.
+
+        By another child; or by that one, and one of the two has not heard that the target has left
+        it or come back to it.
+        """
         hops = self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
-        return bool(hops) and child not in hops
+        return bool(hops) and row.attempt < UNROUTED_MAX
 
     def _unreserve(self, tx: Tx, intent_id: str) -> None:
         """Give back what is reserved at a child for a build that it will not make."""

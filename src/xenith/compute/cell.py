@@ -237,7 +237,7 @@ class ComputeCell:
         if isinstance(prepared, Grown):
             abandon_resize(self, intent, prepared)
         elif prepared.host_id is not None:
-            self.hosts.release(intent.subject)
+            self.hosts.abandon(intent.subject)
 
     def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | Grown | None) -> Verdict | None:
         """Do what an intent asks, in rows; None when it is to be prepared once more."""
@@ -351,6 +351,9 @@ class ComputeCell:
     def _accept_build(self, tx: Tx, intent: Intent, prepared: _Reserved) -> Verdict | None:
         row = tx.find(instances, id=intent.subject)
         if row is not None and row.vm_state != "deleted":
+            if prepared.host_id is not None:
+                # Another scheduler has claimed for it; what was claimed just now is for nothing.
+                tx.on_commit(lambda: self._choose_again(intent.subject, row.host_id or ""))
             if row.is_confirmed:
                 detail = f"cell {self.cell_id} has the server already"
                 return Verdict(id=intent.id, answer=kinds.NO, detail=detail)
@@ -417,7 +420,7 @@ class ComputeCell:
 
     def _choose_again(self, instance_id: str, host_id: str) -> None:
         """Let go of a host on which another scheduler was first, and learn what it claimed."""
-        self.hosts.release(instance_id)
+        self.hosts.abandon(instance_id)
         self._tasks.start("look again", self._look_again(host_id))
 
     async def _look_again(self, host_id: str) -> None:

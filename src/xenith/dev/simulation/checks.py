@@ -165,6 +165,11 @@ class Watch:
 async def find_unsettled(region: Region, workload: Workload) -> list[str]:
     """Find all that is not yet as it must be in the end."""
     dead = [place.name for place in region.cells.values() if place.cell is None]
+    dead += [
+        place.second.name
+        for place in region.leaves
+        if place.second is not None and place.scheduler is None
+    ]
     dead += [host.name for host in region.hosts if host.server is None]
     if dead:
         return [f"{name} has not started" for name in dead]
@@ -205,7 +210,8 @@ def _find_in_memory(place: CellPlace) -> Iterator[str]:
     held = len(node.chooser._reservations)  # noqa: SLF001
     if held:
         yield f"the chooser of {place.name} holds {held} reservations"
-    if cell.compute is not None and cell.compute.hosts._unwritten:  # noqa: SLF001
+    schedulers = (cell.compute, place.scheduler)
+    if any(each is not None and each.hosts._unwritten for each in schedulers):  # noqa: SLF001
         yield f"{place.name} has claims that it never wrote"
     for child, link in node.children.items():
         if link.open_count:
@@ -284,6 +290,10 @@ async def _find_wrong_rows(region: Region) -> list[str]:
         assert compute is not None, "a leaf has hosts"
         _, own = leaves[place.id]
         found += find_in_table(own["hosts"], own["allocations"], compute.hosts.table)
+        if place.scheduler is not None:
+            table = place.scheduler.hosts.table
+            wrong = find_in_table(own["hosts"], own["allocations"], table)
+            found += [f"second scheduler of {place.name}: {each}" for each in wrong]
         found += [
             f"host {row.name} is {_up(row.is_up)} in the rows, and {_up(driver.is_up)}"
             for host_id, driver in compute.hosts.drivers.items()

@@ -38,6 +38,7 @@ from xenith.dev.simulation.machines import PASSWORD, USER, HostPlace
 from xenith.dev.simulation.owner import ProcessDied
 from xenith.dev.simulation.process import Life, SimulatedProcess
 from xenith.dev.simulation.run import Simulation
+from xenith.dev.simulation.schedulers import FurtherScheduler, Sharing
 from xenith.dev.tree import TreePlan, plan_tree, read_shape
 from xenith.network.operations import Networks
 from xenith.toolstack.backends import BackendError
@@ -64,6 +65,8 @@ class RegionShape(msgspec.Struct, frozen=True, kw_only=True):
     second_parents: int = 2
     hosts_least: int = 3
     hosts_most: int = 6
+    #: Leaves with a second scheduler, from the second on: some have two parents, some one.
+    second_schedulers: int = 3
     #: Memory of a host: few servers fit, so that cells are full now and then.
     host_memory_mib: int = 512
 
@@ -90,6 +93,9 @@ class CellPlace:
     hosts: list[HostPlace]
     #: The present cell; None while it is dead or about to start.
     cell: Cell | None = None
+    #: A second scheduler of a leaf, where there is one, and the same of it.
+    second: SimulatedProcess[FurtherScheduler] | None = None
+    scheduler: FurtherScheduler | None = None
 
     @property
     def id(self) -> CellId:
@@ -130,12 +136,14 @@ class Region:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._next_port = FIRST_HOST_PORT
         leaf_ids = {entry.id for entry in self.plan.leaves}
+        shared = {entry.id for entry in self.plan.leaves[1 : 1 + shape.second_schedulers]}
         self.cells: dict[str, CellPlace] = {
             entry.name: self._make_cell(
                 entry,
                 key=self.plan.keys[entry.id],
                 signed=self.plan.signed,
                 is_leaf=entry.id in leaf_ids,
+                is_shared=entry.id in shared,
             )
             for entry in self.plan.topology.cells
         }
@@ -189,7 +197,8 @@ class Region:
     def join(self, entry: CellEntry, *, key: CellKey, signed: bytes) -> CellPlace:
         """Begin a leaf that has joined the tree, and its hosts."""
         self.events.names[entry.id] = entry.name
-        place = self._make_cell(entry, key=key, signed=signed, is_leaf=True)
+        is_shared = self.chance.uniform() < 0.5
+        place = self._make_cell(entry, key=key, signed=signed, is_leaf=True, is_shared=is_shared)
         self.cells[entry.name] = place
         self._keep_all(place)
         return place
@@ -198,7 +207,12 @@ class Region:
         """End a cell that was taken out of the tree, and its hosts, for good."""
         del self.cells[place.name]
         self.removed.append(place)
-        for name in (place.name, *(host.name for host in place.hosts)):
+        names = [place.name, *(host.name for host in place.hosts)]
+        if place.second is not None:
+            names.append(place.second.name)
+            place.second.kill()
+            place.scheduler = None
+        for name in names:
             self._tasks.pop(name).cancel()
         place.process.kill()
         place.cell = None
@@ -240,6 +254,8 @@ class Region:
         for host in place.hosts:
             self._keep(self._keep_host(host), host.name)
         self._keep(self._keep_cell(place), place.name)
+        if place.second is not None:
+            self._keep(self._keep_scheduler(place, place.second), place.second.name)
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks[name] = asyncio.create_task(work, name=f"keep {name}")
@@ -264,6 +280,32 @@ class Region:
                 place.cell = None
                 self.deaths += 1
                 self.events.tell("died", cell=place.name)
+            await self._rest()
+
+    async def _keep_scheduler(
+        self, place: CellPlace, second: SimulatedProcess[FurtherScheduler]
+    ) -> None:
+        died = asyncio.Event()
+        second.on_death = lambda _process: died.set()
+        while place.cell is None:
+            # The first makes the rows.
+            await asyncio.sleep(RESTART_MIN_S)
+        while True:
+            died.clear()
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    place.scheduler = await second.start()
+            except ProcessDied:
+                self.events.tell("died at its start", scheduler=second.name)
+            except (XenithError, TimeoutError) as error:
+                self.events.tell("did not start", scheduler=second.name, error=str(error))
+                second.kill()
+            else:
+                self.events.tell("started", scheduler=second.name, life=second.life_count)
+                await died.wait()
+                place.scheduler = None
+                self.deaths += 1
+                self.events.tell("died", scheduler=second.name)
             await self._rest()
 
     async def _keep_host(self, host: HostPlace) -> None:
@@ -295,7 +337,7 @@ class Region:
     # -- cells
 
     def _make_cell(
-        self, entry: CellEntry, *, key: CellKey, signed: bytes, is_leaf: bool
+        self, entry: CellEntry, *, key: CellKey, signed: bytes, is_leaf: bool, is_shared: bool
     ) -> CellPlace:
         path = self._directory / entry.name / "xenith.db"
         database = CrashingDatabase(
@@ -314,6 +356,12 @@ class Region:
             observer=open_database(f"sqlite:///{path}", ids=outside.ids, clock=outside.clock),
             hosts=[],
         )
+        if is_shared:
+            place.second = SimulatedProcess(
+                self.simulation,
+                f"{entry.name}-second",
+                lambda life: self._start_scheduler(place, life),
+            )
         if is_leaf:
             shape = self.shape
             count = shape.hosts_least + self.chance.below(shape.hosts_most - shape.hosts_least + 1)
@@ -337,15 +385,16 @@ class Region:
 
     async def _start_cell(self, place: CellPlace, life: Life) -> Cell:
         db = life.connect(place.database)
-        root = self.plan.keys[self.plan.root].public
-        buses = one_bus(life.bus(self.fabric))
-        seat = Seat(place.id, place.key, root, place.signed, buses)
+        seat = self._seat(place, life)
         if place.id == self.plan.root:
             return await self._start_root(db, life, seat)
         prepare(db, trees=("cell",))
         images = self.images if place.is_leaf else None
         cell = Cell(db, life.world, seat, seal=_OPEN_SEAL, images=images)
         await cell.node.prepare()
+        if cell.compute is not None and place.second is not None:
+            chance = self.simulation.ids(f"builds of {place.name}, life {life.number}")
+            cell.node.executor = Sharing(cell.compute, chance)
         if cell.compute is not None:
             known = {row.url for row in await db.read(lambda tx: tx.list(host_rows))}
             for at, host in enumerate(place.hosts):
@@ -359,6 +408,22 @@ class Region:
                     )
         await cell.start()
         return cell
+
+    async def _start_scheduler(self, place: CellPlace, life: Life) -> FurtherScheduler:
+        scheduler = FurtherScheduler(
+            life.connect(place.database),
+            life.world,
+            self._seat(place, life),
+            seal=_OPEN_SEAL,
+            images=self.images,
+        )
+        await scheduler.start()
+        return scheduler
+
+    def _seat(self, place: CellPlace, life: Life) -> Seat:
+        root = self.plan.keys[self.plan.root].public
+        buses = one_bus(life.bus(self.fabric))
+        return Seat(place.id, place.key, root, place.signed, buses)
 
     async def _start_root(self, db: Database, life: Life, seat: Seat) -> Root:
         prepare(db)

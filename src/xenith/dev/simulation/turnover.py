@@ -35,7 +35,7 @@ NEWCOMERS_MAX = 4
 #: Seconds between two comings or goings, on average.
 PAUSE_S = 12.0
 #: Seconds that a new cell is open before it goes, at least and at most.
-STAY_S = (10.0, 50.0)
+STAY_S = (5.0, 35.0)
 #: Share of those that came that go again, and of the runs in which one of the first cells goes.
 GOES_SHARE = 0.7
 FIRST_GOES_SHARE = 0.5
