@@ -8,7 +8,7 @@ import pytest
 from xenith.cells.intents import BUILD, Intent, intent_of
 from xenith.cells.intents import intents as outbox
 from xenith.compute.records.claims import host_claims
-from xenith.compute.records.instances import allocations
+from xenith.compute.records.instances import allocations, instances
 from xenith.scheduler.request import PlacementRequest
 
 pytestmark = pytest.mark.slow
@@ -136,6 +136,40 @@ async def test_what_another_scheduler_gave_back_of_ones_own_claim_is_found_by_co
     await second.hosts.compare_claims()
     assert claims_of(second, host_id) == set()
     assert await second.hosts.compare_claims() == 0
+    await second.hosts.stop()
+
+
+async def test_what_another_gave_back_is_found_though_one_has_claimed_there_since(cloud):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    await cloud.db.run(first.fence, intent.subject, intent.id)
+    second.hosts.table.set_enabled(other_host(second, host_id), is_enabled=False)
+    later = await an_intent(cloud)
+    assert choose(second, later, cloud) == host_id
+    assert await write(cloud, second, later) is not None
+    assert claims_of(second, host_id) == {intent.subject, later.subject}
+    await second.hosts.compare_claims()
+    assert claims_of(second, host_id) == {later.subject}
+    await second.hosts.stop()
+
+
+async def test_a_build_that_another_process_ended_is_in_flight_no_more(cloud):
+    (server_id,) = await cloud.create()
+    await cloud.carry()
+    await cloud.db.run(
+        lambda tx: tx.update(
+            instances, {"id": server_id}, vm_state="building", task_state="spawning"
+        )
+    )
+    second = cloud._make_cell()
+    await second.hosts.start()
+    assert second.hosts.table.list_building() == {server_id}
+    await second.hosts.compare_claims()
+    assert second.hosts.table.list_building() == {server_id}
+    await cloud.db.run(
+        lambda tx: tx.update(instances, {"id": server_id}, vm_state="active", task_state=None)
+    )
+    await second.hosts.compare_claims()
+    assert second.hosts.table.list_building() == set()
     await second.hosts.stop()
 
 

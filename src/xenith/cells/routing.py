@@ -48,8 +48,8 @@ LOOK_TICKS = 5
 #: Seconds that a cell between waits for a cell below, before it says no and others are tried. A
 #: process that is started anew is back in less.
 GIVE_UP_S = 30.0
-#: Times that an intent is given to a child before it is believed that its way leads nowhere.
-UNROUTED_MAX = 50
+#: Times that an intent is given away before a child is believed that its way leads nowhere.
+UNROUTED_MAX = 10
 #: Seconds by which clocks of two cells may differ before a deadline is held to have passed.
 CLOCK_SKEW_MAX_S = 30.0
 
@@ -484,7 +484,7 @@ class Routing:
 
     async def _hear_good(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
         try:
-            heard = await self._node.db.run(self._hear, child, verdicts)
+            heard, unheard = await self._node.db.run(self._hear, child, verdicts)
         except Unavailable:
             raise
         except Exception:
@@ -505,12 +505,13 @@ class Routing:
                 self._node.chooser.accepted(reservation, verdict.decision)
             else:
                 self._node.chooser.refused(reservation)
-        return set()
+        return unheard
 
     def _hear(
         self, tx: Tx, child: CellId, verdicts: Sequence[Verdict]
-    ) -> list[tuple[str, Verdict]]:
-        heard = []
+    ) -> tuple[list[tuple[str, Verdict]], set[str]]:
+        heard: list[tuple[str, Verdict]] = []
+        unheard: set[str] = set()
         for verdict in verdicts:
             row = tx.find(rows.intents, hop_id=verdict.id)
             if row is None or row.closed_at is not None:
@@ -519,8 +520,13 @@ class Routing:
             if row.next_hop != child:
                 tx.on_commit(partial(self._refuse_verdict, child, verdict))
                 continue
+            hops = self._ways_of(row) if verdict.is_unrouted else ()
+            if child in hops and self._is_behind(child):
+                # It does not know yet that the target is below it; it is asked again.
+                unheard.add(verdict.id)
+                continue
             heard.append((row.id, verdict))
-            if verdict.is_unrouted and self._is_below(row):
+            if hops and row.attempt < UNROUTED_MAX:
                 rows.take_back(tx, row, verdict)
             elif row.kind == BUILD and verdict.answer == NO:
                 rows.take_back(tx, row, verdict)
@@ -530,16 +536,16 @@ class Routing:
                 )
             else:
                 self._finish(tx, row, verdict)
-        return heard
+        return heard, unheard
 
-    def _is_below(self, row: Row) -> bool:
-        """Tell whether an intent's target is reached from here, whatever one child says.
+    def _ways_of(self, row: Row) -> Sequence[CellId]:
+        """Give the children by which an intent's target is reached, whatever one of them says."""
+        return self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
 
-        By another child; or by that one, and one of the two has not heard that the target has left
-        it or come back to it.
-        """
-        hops = self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
-        return bool(hops) and row.attempt < UNROUTED_MAX
+    def _is_behind(self, child: CellId) -> bool:
+        """Tell whether a child goes by an older topology than this cell."""
+        link = self._node.children.get(child)
+        return link is not None and link.topology_version < self._node.topology.version
 
     def _unreserve(self, tx: Tx, intent_id: str) -> None:
         """Give back what is reserved at a child for a build that it will not make."""

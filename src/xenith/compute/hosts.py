@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -81,6 +81,8 @@ class CellHosts:
         #: Doubtful commits that the table, and each host in it, was compared after.
         self._doubts = db.doubts
         self._looked: dict[str, int] = {}
+        #: Builds that were in flight when this began: another process may have ended them since.
+        self._inherited: set[str] = set()
 
     async def start(self) -> None:
         """Load hosts and claims, connect, and wait a little for first answers."""
@@ -91,6 +93,7 @@ class CellHosts:
         for row in held:
             self.adopt(row, is_building=row.instance_id in building)
         self._generations = claims
+        self._inherited = building
         try:
             async with asyncio.timeout(FIRST_ANSWER_S):
                 await asyncio.gather(*(driver.answered() for driver in self.drivers.values()))
@@ -366,8 +369,12 @@ class CellHosts:
         instance_id = str(allocation["instance_id"])
 
         def follow() -> None:
+            if generation is None:
+                return
             self._unwritten.pop(instance_id, None)
-            self._generations[host_id] = generation or seen
+            # Between this claim and the one before it others may have given something back.
+            if generation == self._generations.get(host_id, 0) + 1:
+                self._generations[host_id] = generation
 
         tx.on_commit(follow)
         return generation is not None
@@ -425,6 +432,8 @@ class CellHosts:
         Another scheduler was there; or a commit's outcome was in doubt, and any may be.
         """
         doubts = self._db.doubts
+        if doubts != self._doubts or self._inherited:
+            await self._end_builds(self.table.list_building())
         rows_now = await self._db.read(lambda tx: tx.list(host_claims))
         changed = [
             row for row in rows_now if row.generation != self._generations.get(row.host_id, 0)
@@ -434,17 +443,16 @@ class CellHosts:
         freed = {row.host_id for row in changed} - strange
         if doubts != self._doubts:
             strange.update(self.rows)
-            await self._end_builds()
         if all([await self.look_again(host_id) for host_id in sorted(strange | freed)]):
             self._doubts = doubts
         return len(strange)
 
-    async def _end_builds(self) -> None:
+    async def _end_builds(self, counted: Set[InstanceId]) -> None:
         """Stop counting builds in flight that the rows say have ended."""
-        counted = self.table.list_building()
         unbuilt = await self._db.read(lambda tx: {row.id for row in tx.all(_UNBUILT)})
         for instance_id in counted - unbuilt:
             self.table.finish_build(instance_id)
+        self._inherited &= unbuilt
         self.wake_waiting()
 
     async def begin(self, instance_id: str) -> None:
