@@ -173,6 +173,16 @@ async def test_a_build_that_another_process_ended_is_in_flight_no_more(cloud):
     await second.hosts.stop()
 
 
+async def test_a_build_that_another_let_go_is_accepted_when_it_comes_back(cloud):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    await cloud.db.run(first.fence, intent.subject, intent.id)
+    again = msgspec.structs.replace(intent, id="again")
+    assert await cloud.db.run(second.apply, again, second.prepare(again)) is None
+    assert claims_of(second, host_id) == set()
+    assert (await cloud.db.run(second.apply, again, second.prepare(again))).answer == "yes"
+    await second.hosts.stop()
+
+
 async def test_a_server_that_came_back_to_another_host_is_counted_there(cloud):
     first, second, intent, host_id = await accepted_by_second(cloud)
     await cloud.db.run(first.fence, intent.subject, intent.id)

@@ -360,6 +360,11 @@ class ComputeCell:
             # Sent again by another way before the first was fenced: the room is the same.
             change_instance(tx, intent.subject, now_s=self.world.clock.now(), build=intent.id)
             return self._accepted(intent)
+        is_claimed = prepared.host_id is None and not prepared.reason
+        if is_claimed and not self.hosts.is_unwritten(intent.subject):
+            # It was let go by another scheduler, and the claim in the table is nobody's.
+            tx.on_commit(lambda: self._choose_without(intent.subject))
+            return None
         if prepared.host_id is None:
             trail = [] if prepared.placement is None else [prepared.placement]
             return Verdict(
@@ -422,6 +427,11 @@ class ComputeCell:
         """Let go of a host on which another scheduler was first, and learn what it claimed."""
         self.hosts.abandon(instance_id)
         self._tasks.start("look again", self._look_again(host_id))
+
+    def _choose_without(self, instance_id: str) -> None:
+        """Let go of a claim that no row stands for."""
+        self.hosts.release(instance_id)
+        self.on_choice()
 
     async def _look_again(self, host_id: str) -> None:
         await self.hosts.look_again(host_id)

@@ -532,6 +532,10 @@ class CellHosts:
             self.table.release(InstanceId(instance_id))
         self._wake_one(len(self._waiting))
 
+    def is_unwritten(self, instance_id: str) -> bool:
+        """Tell whether an instance has a claim in the table that may yet be written."""
+        return instance_id in self._unwritten
+
     def abandon(self, instance_id: str) -> None:
         """Give a claim back that was never written; what is in the rows by now stays."""
         if instance_id in self._unwritten:
