@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -405,9 +406,7 @@ class CellHosts:
     def _is_doubted(self, host_id: str) -> bool:
         return self._looked.get(host_id, self._doubts) != self._db.doubts
 
-    def _follow_claims(
-        self, host_id: str, held: list[Row], unwritten: Mapping[str, bool]
-    ) -> None:
+    def _follow_claims(self, host_id: str, held: list[Row], unwritten: Mapping[str, bool]) -> None:
         """Have the table say of a host what its rows do; ``unwritten`` is not in rows yet."""
         wanted = {row.instance_id for row in held}
         for instance_id in self.table.list_instances(HostId(host_id)):
@@ -447,7 +446,7 @@ class CellHosts:
             self._doubts = doubts
         return len(strange)
 
-    async def _end_builds(self, counted: Set[InstanceId]) -> None:
+    async def _end_builds(self, counted: AbstractSet[InstanceId]) -> None:
         """Stop counting builds in flight that the rows say have ended."""
         unbuilt = await self._db.read(lambda tx: {row.id for row in tx.all(_UNBUILT)})
         for instance_id in counted - unbuilt:

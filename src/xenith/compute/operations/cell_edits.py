@@ -458,7 +458,8 @@ def _count_of(tx: Tx, cell_id: CellId) -> tuple[int, int]:
 def forget_cell(tx: Tx, cell_id: str) -> None:
     """Note of hosts whose cell is gone that they are; with servers, their rows are still shown.
 
-    What the cell held and no server is, nobody can have it let go of any more. Transaction function.
+    What the cell held and no server is, nobody can have it let go of any more.
+    Transaction function.
     """
     tx.run(_FORGET_UNOWNED, gone=cell_id)
     values: dict[str, Any] = {"is_up": False, "down_reason": "its cell was removed"}

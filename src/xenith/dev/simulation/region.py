@@ -11,6 +11,7 @@ as a machine's supervisor would, after a while that the seed chooses.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ START_TIMEOUT_S = 60.0
 
 #: Nothing is kept from anyone here, and what is sealed would be different in each run.
 _OPEN_SEAL = Seal(close=lambda data: data, open=lambda data: data)
+
 
 class RegionShape(msgspec.Struct, frozen=True, kw_only=True):
     """How large a region is."""
@@ -130,6 +132,8 @@ class Region:
         #: While false, a process that died is begun again at once.
         self.has_faults = True
         self.deaths = 0
+        #: Builds that leaves left to their second schedulers, and what those decided.
+        self.shared: Counter[str] = Counter()
         #: Hears the instance of each VM that is started on any host.
         self.on_start: Callable[[str], None] = lambda _instance_id: None
         self._directory = directory
@@ -287,11 +291,12 @@ class Region:
     ) -> None:
         died = asyncio.Event()
         second.on_death = lambda _process: died.set()
-        while place.cell is None:
-            # The first makes the rows.
-            await asyncio.sleep(RESTART_MIN_S)
         while True:
             died.clear()
+            if place.cell is None:
+                # The first makes the rows.
+                await self._rest()
+                continue
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     place.scheduler = await second.start()
@@ -376,8 +381,11 @@ class Region:
                 for number in range(1, count + 1)
             ]
             for host in place.hosts:
-                host.machine.on_start = lambda instance_id: self.on_start(instance_id)
+                host.machine.on_start = self._hear_start
         return place
+
+    def _hear_start(self, instance_id: str) -> None:
+        self.on_start(instance_id)
 
     def _take_port(self) -> int:
         self._next_port += 1
@@ -394,7 +402,7 @@ class Region:
         await cell.node.prepare()
         if cell.compute is not None and place.second is not None:
             chance = self.simulation.ids(f"builds of {place.name}, life {life.number}")
-            cell.node.executor = Sharing(cell.compute, chance)
+            cell.node.executor = Sharing(cell.compute, chance, self.shared)
         if cell.compute is not None:
             known = {row.url for row in await db.read(lambda tx: tx.list(host_rows))}
             for at, host in enumerate(place.hosts):
@@ -416,6 +424,7 @@ class Region:
             self._seat(place, life),
             seal=_OPEN_SEAL,
             images=self.images,
+            counts=self.shared,
         )
         await scheduler.start()
         return scheduler

@@ -196,6 +196,7 @@ class _Run:
             found.update({f"turnover {name}": n for name, n in self.turnover.counts.items()})
         for name in ("build moved", "build fenced", "build overdue", "rows differ", "refused"):
             found[name] = self.events.counts[name]
+        found.update({f"schedulers {name}": n for name, n in region.shared.items()})
         found["deaths"] = region.deaths
         found["looks"] = self.watch.look_count
         found["turns"] = self._loop.turn_count

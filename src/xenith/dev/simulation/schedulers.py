@@ -8,6 +8,7 @@ dies by itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -43,18 +44,18 @@ class _Left(msgspec.Struct, frozen=True):
 class Sharing:
     """A leaf's executor that leaves builds to other schedulers, once each."""
 
-    def __init__(self, cell: ComputeCell, ids: Ids) -> None:
+    def __init__(self, cell: ComputeCell, ids: Ids, counts: Counter[str]) -> None:
         self._cell = cell
         self._ids = ids
         self._seen: set[str] = set()
-        self.left_count = 0
+        self._counts = counts
 
     def prepare(self, intent: Intent) -> Any:
         """Claim in memory, or leave it."""
         is_new = intent.kind == kinds.BUILD and intent.id not in self._seen
         if is_new and self._ids.uniform() < LEFT_SHARE:
             self._seen.add(intent.id)
-            self.left_count += 1
+            self._counts["left"] += 1
             return _Left()
         return self._cell.prepare(intent)
 
@@ -84,9 +85,17 @@ class FurtherScheduler:
     """A leaf's scheduler beside the first: a table of hosts, and what is undecided."""
 
     def __init__(
-        self, db: Database, world: World, seat: Seat, *, seal: Seal, images: ImageSource
+        self,
+        db: Database,
+        world: World,
+        seat: Seat,
+        *,
+        seal: Seal,
+        images: ImageSource,
+        counts: Counter[str],
     ) -> None:
         self._db = db
+        self._counts = counts
         self._world = world
         self.compute = ComputeCell(
             db, world, cell_id=seat.cell_id, key=seat.key, images=images, seal=seal
@@ -125,7 +134,7 @@ class FurtherScheduler:
         while True:
             await self._world.clock.sleep(LOOK_S)
             await self._follow_topology()
-            await self.node.routing.pump_once()
+            self._counts["decided"] += await self.node.routing.pump_once()
 
     async def _follow_topology(self) -> None:
         """Read whether the cell is open; the first writes what it is told."""

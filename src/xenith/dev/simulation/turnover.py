@@ -181,9 +181,7 @@ class Turnover:
             return True
 
         while True:
-            await self._insist(
-                "drain", place, self._changing(place, ChangeBody(state="draining"))
-            )
+            await self._insist("drain", place, self._changing(place, ChangeBody(state="draining")))
             await self._workload.leave(place.id)
             await self._delete_own(place)
             await self._rest(AGAIN_S)
@@ -191,7 +189,7 @@ class Turnover:
                 break
         # Its machines are switched off some time after.
         await self._rest(10 * self._ids.uniform())
-        self._tell("switched off", cell=place.name)
+        self._tell("removed", cell=place.name)
         self._region.leave(place)
 
     async def _delete_own(self, place: CellPlace) -> None:
