@@ -447,3 +447,26 @@ def write_elsewhere(tx, nodes):
 
 async def is_told(tree, value):
     return (await tree.thing("c1", "a", at="api")).value == value
+
+
+def test_a_build_that_a_cell_accepted_before_it_was_removed_goes_elsewhere(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, ONE_OF_TWO) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.nodes["c2"].executor.slots = 0
+            await asyncio.sleep(3)
+            await tree.wish("a")
+            # The yes is on its way while the cell is taken out.
+            tree.air.loses = lambda spoken: spoken.receiver == "api" and "verdicts" in spoken.kinds
+            await tree.until(lambda: tree.nodes["c1"].executor.held, step_s=0.001)
+            await asyncio.sleep(1)
+            api = tree.nodes["api"]
+            await api.publish(without_cell(api.topology, CellId("c1")))
+            tree.nodes["c2"].executor.slots = 10
+            await tree.until(lambda: tree.nodes["r1"].topology.version == api.topology.version)
+            await tree.stop("c1")
+            tree.air.loses = lambda _: False
+            assert (await tree.reaches("a", "owned", timeout_s=60)).cell_id == "c2"
+
+    nodes.play(scenario)

@@ -453,13 +453,28 @@ class Routing:
 
     async def hear(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
         """Take over what a child says of intents that it was given; tell which are left open."""
-        final = [verdict for verdict in verdicts if verdict.is_final]
+        final = [self._without_removed(child, verdict) for verdict in verdicts if verdict.is_final]
         good = [verdict for verdict in final if self._is_of_its_own(child, verdict)]
         left = {verdict.id for verdict in final} - {verdict.id for verdict in good}
         if good:
             left |= await self._hear_good(child, good)
             self.wake()
         return left
+
+    def _without_removed(self, child: CellId, verdict: Verdict) -> Verdict:
+        """Take a yes for a no where the cell that said it was taken out of the tree since.
+
+        A child that has a newer document may speak of a cell that this one has not heard of yet.
+        """
+        link = self._node.children.get(child)
+        known = self._node.topology
+        if verdict.answer != YES or known.find(verdict.cell) is not None or link is None:
+            return verdict
+        is_newer = not 0 < link.topology_version <= known.version
+        if is_newer or not verdict.build.startswith(f"{verdict.id}."):
+            return verdict
+        detail = f"cell {verdict.cell} was taken out"
+        return Verdict(id=verdict.id, answer=NO, detail=detail)
 
     def _is_of_its_own(self, child: CellId, verdict: Verdict) -> bool:
         """Tell whether a child may say so: that a cell has a build, of itself and those below.
