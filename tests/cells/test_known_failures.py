@@ -13,6 +13,7 @@ from xenith.bus import MemoryBus
 from xenith.cells.intents import DELETE
 from xenith.cells.link import Link
 from xenith.cells.messages import Hello, Ping
+from xenith.cells.topology import without_cell
 from xenith.core.ids import CellId
 
 TWO = {"api": (), "c1": ("api",), "c2": ("api",)}
@@ -363,5 +364,109 @@ def test_a_cell_lets_go_of_what_it_cannot_tell_a_cell_that_left_it(nodes):
             tree.air.cut.clear()
             await tree.settle()
             assert (await tree.thing("c1", "a")).begun == 1
+
+    nodes.play(scenario)
+
+
+ONE_OF_TWO = {"api": (), "r1": ("api",), "r2": ("api",), "c1": ("r1",), "c2": ("r2",)}
+
+
+def test_what_a_router_could_not_pass_on_is_done_once_the_cell_is_below_it_again(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, ONE_OF_TWO) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.nodes["c2"].executor.slots = 0
+            await asyncio.sleep(3)
+            await tree.wish("a")
+            assert (await tree.reaches("a", "owned")).cell_id == "c1"
+            await tree.settle()
+            api, router = tree.nodes["api"], tree.nodes["r1"]
+            tree.air.loses = lambda spoken: "intents" in spoken.kinds
+            await tree.order("a", "set", value="late")
+            # It is given to the router that the cell is below by now, and is lost on its way.
+            await asyncio.sleep(1)
+            await api.publish(moved(api, "c1", "r2"))
+            await tree.until(lambda: router.topology.version == api.topology.version)
+            # It says that the cell is not below it, and is heard when that is again.
+            tree.air.loses = lambda spoken: spoken.receiver == "api" and "verdicts" in spoken.kinds
+            await asyncio.sleep(10)
+            await api.publish(moved(api, "c1", "r1"))
+            tree.air.loses = lambda _: False
+            await tree.settle()
+            assert (await tree.thing("c1", "a")).value == "late"
+
+    nodes.play(scenario)
+
+
+def test_rows_of_a_cell_that_has_left_are_compared_no_more(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, ONE_OF_TWO) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.write("c1", "a", value="old")
+            await tree.settle()
+            api = tree.nodes["api"]
+            await api.publish(without_cell(api.topology, CellId("c1")))
+            # As where its rows are said to be gone by who took it out.
+            await tree.databases["api"].run(lambda tx: tx.delete(nodes.things, id="a"))
+            heard = []
+            tree.air.listeners.append(
+                lambda spoken: heard.extend(
+                    message
+                    for message in spoken.messages
+                    if message["type"] in ("roots", "buckets_wanted")
+                    and message["origin"] == "c1"
+                    and spoken.sender != "c1"
+                )
+            )
+            await asyncio.sleep(200)
+            assert heard == []
+
+    nodes.play(scenario)
+
+
+def test_what_another_process_of_a_cell_writes_goes_up_as_its_own_does(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.write("c1", "a", value="old")
+            await tree.settle()
+            # Another process has its commits followed in its own memory alone.
+            await tree.databases["c1"].run(write_elsewhere, nodes)
+            await tree.until(lambda: is_told(tree, "new"), timeout_s=10)
+
+    nodes.play(scenario)
+
+
+def write_elsewhere(tx, nodes):
+    nodes.write_thing(tx, "a", value="new")
+    tx.hints.clear()
+
+
+async def is_told(tree, value):
+    return (await tree.thing("c1", "a", at="api")).value == value
+
+
+def test_a_build_that_a_cell_accepted_before_it_was_removed_goes_elsewhere(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, ONE_OF_TWO) as tree:
+            await tree.start()
+            await tree.ready()
+            tree.nodes["c2"].executor.slots = 0
+            await asyncio.sleep(3)
+            await tree.wish("a")
+            # The yes is on its way while the cell is taken out.
+            tree.air.loses = lambda spoken: spoken.receiver == "api" and "verdicts" in spoken.kinds
+            await tree.until(lambda: tree.nodes["c1"].executor.held, step_s=0.001)
+            await asyncio.sleep(1)
+            api = tree.nodes["api"]
+            await api.publish(without_cell(api.topology, CellId("c1")))
+            tree.nodes["c2"].executor.slots = 10
+            await tree.until(lambda: tree.nodes["r1"].topology.version == api.topology.version)
+            await tree.stop("c1")
+            tree.air.loses = lambda _: False
+            assert (await tree.reaches("a", "owned", timeout_s=60)).cell_id == "c2"
 
     nodes.play(scenario)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from xenith.cells.intents import BUILD, Intent, intent_of
 from xenith.cells.intents import intents as outbox
 from xenith.compute.records.claims import host_claims
-from xenith.compute.records.instances import allocations
+from xenith.compute.records.instances import allocations, instances
 from xenith.scheduler.request import PlacementRequest
 
 pytestmark = pytest.mark.slow
@@ -127,6 +128,123 @@ async def test_what_another_scheduler_gave_back_is_found_by_comparing(cloud):
     await second.hosts.stop()
 
 
+async def test_what_another_scheduler_gave_back_of_ones_own_claim_is_found_by_comparing(cloud):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    await cloud.db.run(first.fence, intent.subject, intent.id)
+    # It made the last claim there, so nobody has claimed since; and there is one less.
+    assert claims_of(second, host_id) == {intent.subject}
+    await second.hosts.compare_claims()
+    assert claims_of(second, host_id) == set()
+    assert await second.hosts.compare_claims() == 0
+    await second.hosts.stop()
+
+
+async def test_what_another_gave_back_is_found_though_one_has_claimed_there_since(cloud):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    await cloud.db.run(first.fence, intent.subject, intent.id)
+    second.hosts.table.set_enabled(other_host(second, host_id), is_enabled=False)
+    later = await an_intent(cloud)
+    assert choose(second, later, cloud) == host_id
+    assert await write(cloud, second, later) is not None
+    assert claims_of(second, host_id) == {intent.subject, later.subject}
+    await second.hosts.compare_claims()
+    assert claims_of(second, host_id) == {later.subject}
+    await second.hosts.stop()
+
+
+async def test_a_build_that_another_process_ended_is_in_flight_no_more(cloud):
+    (server_id,) = await cloud.create()
+    await cloud.carry()
+    await cloud.db.run(
+        lambda tx: tx.update(
+            instances, {"id": server_id}, vm_state="building", task_state="spawning"
+        )
+    )
+    second = cloud._make_cell()
+    await second.hosts.start()
+    assert second.hosts.table.list_building() == {server_id}
+    await second.hosts.compare_claims()
+    assert second.hosts.table.list_building() == {server_id}
+    await cloud.db.run(
+        lambda tx: tx.update(instances, {"id": server_id}, vm_state="active", task_state=None)
+    )
+    await second.hosts.compare_claims()
+    assert second.hosts.table.list_building() == set()
+    await second.hosts.stop()
+
+
+async def test_a_build_that_another_let_go_is_accepted_when_it_comes_back(cloud):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    await cloud.db.run(first.fence, intent.subject, intent.id)
+    again = msgspec.structs.replace(intent, id="again")
+    assert await cloud.db.run(second.apply, again, second.prepare(again)) is None
+    assert claims_of(second, host_id) == set()
+    assert (await cloud.db.run(second.apply, again, second.prepare(again))).answer == "yes"
+    await second.hosts.stop()
+
+
+async def test_a_server_that_came_back_to_another_host_is_counted_there(cloud):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    await cloud.db.run(first.fence, intent.subject, intent.id)
+    # Told of nothing, the second has it where it was.
+    again = msgspec.structs.replace(intent, id="again")
+    first.hosts.table.set_enabled(host_id, is_enabled=False)
+    other = choose(first, again, cloud)
+    assert other == other_host(first, host_id)
+    assert await write(cloud, first, again) is not None
+    assert await second.hosts.look_again(other)
+    assert claims_of(second, other) == {intent.subject}
+    assert claims_of(second, host_id) == set()
+    await second.hosts.stop()
+
+
+async def test_a_build_that_another_scheduler_accepted_begins_where_that_claimed(cloud):
+    second = cloud._make_cell()
+    await second.hosts.start()
+    # The node is the second's, and the sagas are the first's.
+    (server_id,) = await cloud.create()
+    await cloud.work()
+    row = await cloud.instance(server_id)
+    assert (row.vm_state, len(row.placement)) == ("active", 1), row.placement
+    assert claims_of(cloud.cell, row.host_id) == {server_id}
+    assert claims_of(second, row.host_id) == {server_id}
+    await second.hosts.stop()
+
+
+async def test_a_build_that_another_scheduler_accepted_and_that_comes_again_has_its_room_once(
+    cloud,
+):
+    first, second, intent, host_id = await accepted_by_second(cloud)
+    again = msgspec.structs.replace(intent, id="again")
+    first.hosts.table.set_enabled(host_id, is_enabled=False)
+    other = choose(first, again, cloud)
+    assert other == other_host(first, host_id)
+    assert (await write(cloud, first, again)).answer == "yes"
+    assert not first.hosts._unwritten
+    assert claims_of(first, other) == set()
+    assert await first.hosts.look_again(host_id)
+    assert claims_of(first, host_id) == {intent.subject}
+    await second.hosts.stop()
+
+
+async def test_a_claim_that_was_taken_over_from_the_rows_is_not_given_back_as_ones_own(cloud):
+    first = cloud.cell
+    second = cloud._make_cell()
+    await second.hosts.start()
+    intent = await an_intent(cloud)
+    host_id = choose(first, intent, cloud)
+    mine = cloud.prepared
+    first.hosts.table.set_enabled(other_host(first, host_id), is_enabled=False)
+    second.hosts.table.set_enabled(other_host(first, host_id), is_enabled=False)
+    assert choose(second, intent, cloud) == host_id
+    assert await write(cloud, second, intent) is not None
+    # The first looks at the host before it hears that the build was decided.
+    assert await first.hosts.look_again(host_id)
+    first.abandon(intent, mine)
+    assert claims_of(first, host_id) == {intent.subject}
+    await second.hosts.stop()
+
+
 async def test_what_a_table_missed_by_doubtful_commits_is_found_by_comparing(cloud):
     gone, kept = await cloud.build(), await cloud.build()
     (gone_id,), (kept_id,) = gone, kept
@@ -167,6 +285,23 @@ async def test_nothing_is_claimed_on_a_host_while_a_claim_there_is_in_doubt(clou
     assert first in claims_of(cell, host_id)
     assert choose(cell, intents[second], cloud) == host_id
     assert await write(cloud, cell, intents[second]) is not None
+
+
+async def an_intent(cloud) -> Intent:
+    """Ask for one server and give its build."""
+    (server_id,) = await cloud.create()
+    rows = await cloud.db.read(lambda tx: tx.list(outbox, subject=server_id))
+    return intent_of(rows[0])
+
+
+async def accepted_by_second(cloud):
+    """Give two schedulers, and a build that the second has accepted, with its host."""
+    second = cloud._make_cell()
+    await second.hosts.start()
+    intent = await an_intent(cloud)
+    host_id = choose(second, intent, cloud)
+    assert await write(cloud, second, intent) is not None
+    return cloud.cell, second, intent, host_id
 
 
 def placement_of(instance_id: str, claim) -> PlacementRequest:

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from xenith.cells.intents import intents
+from xenith.compute.records.hosts import hosts
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 from xenith.compute.strays import SETTLED_S, UNCONFIRMED_S, Strays
@@ -77,3 +78,23 @@ async def test_room_of_a_build_that_was_never_confirmed_is_given_back_soon(cloud
     assert (await Strays(cloud.house.context).activate())["strays"] == 1
     await cloud.work()
     assert (await cloud.instance(server_id)).vm_state == "deleted"
+
+
+async def test_what_a_removal_left_undone_when_the_root_died_is_done(cloud):
+    (server_id,) = await cloud.build()
+
+    def leave(tx):
+        # Of a cell that is in no document: a host, and a build that it was never told to begin.
+        host = tx.list(hosts)[0]._asdict()
+        other = dict.fromkeys(("id", "service_id", "name", "url"), "h") | {"cell_id": "gone"}
+        tx.insert(hosts, {**host, **other})
+        row = tx.get(instances, id=server_id)._asdict()
+        tx.insert(instances, {**row, "cell_id": "gone", "is_confirmed": False})
+
+    await cloud.db.run(leave)
+    assert await later(cloud) == {"strays": 0, "forgotten": 0}
+    assert await cloud.db.read(lambda tx: tx.list(instances, cell_id="gone")) == []
+    assert (await cloud.db.read(lambda tx: tx.get(hosts, id="h"))).is_removed
+    assert (await cloud.instance(server_id)).vm_state == "active"
+    (kept,) = await cloud.db.read(lambda tx: tx.list(hosts, cell_id="cell"))
+    assert not kept.is_removed

@@ -29,6 +29,15 @@ FOUND = {
     21: "a delete overtook the word to begin, and the server stayed listed as one that failed",
     22: "a server that was stopped before its cell had told that it ran kept its ports down",
     25: "a commit's answer was lost, and its changes stayed where they were made",
+    1: "a server came back on another host, and two schedulers filled that beyond its room",
+    2: "what a cell's other scheduler gave back stayed claimed in the table of this one",
+    7: "a build that was in flight when a second scheduler began was counted by that for good",
+}
+
+#: The same of storms with an operator.
+FOUND_WITH_OPERATOR = {
+    9: "a build that a cell held and never began was asked of it for ever after it was removed",
+    13: "what a router could not pass on was refused, though the cell was below it again",
 }
 
 NEW_COUNT = int(os.environ.get("XENITH_SIMULATE_SEEDS", "1"))
@@ -39,6 +48,10 @@ def test_what_must_hold_holds_in_a_storm_and_all_settles_after_it(survive, seed)
     report = survive(seed, minutes=MINUTES, has_operator=True)
     changes = {name: n for name, n in report.counts.items() if name.startswith("operator")}
     assert sum(changes.values()) > 3, changes
+    assert report.counts["turnover joined"] > 1
+    assert report.counts["turnover test"] > 0
+    assert report.counts["turnover removed"] > 0
+    assert report.counts["schedulers decided"] > 5
     assert report.counts["deaths"] > 3
     assert report.counts["frames dropped"] > 10
     assert report.counts["asked create"] > 20
@@ -51,11 +64,18 @@ def test_a_storm_that_broke_something_once_does_so_no_more(survive, seed):
     survive(seed, minutes=MINUTES)
 
 
+@pytest.mark.parametrize("seed", FOUND_WITH_OPERATOR, ids=lambda seed: f"{seed}")
+def test_a_storm_with_an_operator_that_broke_something_does_so_no_more(survive, seed):
+    survive(seed, minutes=MINUTES, has_operator=True)
+
+
 @pytest.mark.parametrize("number", range(NEW_COUNT))
 def test_a_storm_that_nobody_has_seen_breaks_nothing(survive, number):
     seed = secrets.randbelow(2**31)
-    sys.stdout.write(f"xenith simulate --seed {seed} --minutes {MINUTES:g}\n")
-    survive(seed, minutes=MINUTES)
+    has_operator = seed % 2 == 0
+    options = " --operator" * has_operator
+    sys.stdout.write(f"xenith simulate --seed {seed} --minutes {MINUTES:g}{options}\n")
+    survive(seed, minutes=MINUTES, has_operator=has_operator)
 
 
 def _run_elsewhere(hash_seed: str) -> str:

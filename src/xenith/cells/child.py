@@ -90,6 +90,8 @@ class ChildLink:
         self._wake = asyncio.Event()
         self._doubts = node.db.doubts
         self._ping_number = 0
+        #: The version of the topology that the child goes by, as it said last.
+        self.topology_version = 0
         #: The sequence of the last digest of what is free there.
         self._heard_digest = 0
         self._tasks = TaskOwner(f"child {peer}", node.world.clock)
@@ -292,6 +294,7 @@ class ChildLink:
 
     async def _hear_pong(self, group: list[Pong]) -> None:
         self._node.chooser.note_alive(self.peer)
+        self.topology_version = group[-1].topology
         if group[-1].told != self._heard_digest:
             # What it told was lost on the way, or before this side had begun.
             self.link.post(CapacityWanted())
@@ -364,8 +367,12 @@ class ChildLink:
                 self._node.note_whole(origin, age_s)
 
     async def _hear_roots(self, group: list[Roots]) -> None:
+        below = self._node.topology.descendants(self.peer) | {self.peer}
         for message in group:
             origin = message.origin
+            if origin not in below:
+                # It has left, and the child has not heard of it.
+                continue
 
             def read(tx: Tx, origin: str = origin) -> tuple[Place, list[bytes]]:
                 return self._node.changes.place(tx, origin), self._node.changes.hashes(tx, origin)

@@ -277,7 +277,10 @@ class ParentLink:
         if known is not None and known.acked > own:
             # The database is an older one than this process began with.
             await self._heed_losses(known.acked)
-        places = await self._node.places()
+        if known is not None and own > Place(known.acked.epoch, known.sent):
+            # As another process of this cell wrote it, nobody told this one.
+            self._on_change(self._node.cell_id)
+        places = {**await self._node.places(), self._node.cell_id: own}
         topology = self._node.topology.version
         if group[-1].topology > topology:
             self.link.post(TopologyWanted())
@@ -318,7 +321,10 @@ class ParentLink:
             if not origins or not self.link.is_open:
                 continue
             self._compare_turn = (self._compare_turn + 1) % len(origins)
-            await self._tell_roots(origins[self._compare_turn])
+            origin = origins[self._compare_turn]
+            # The rows of one that has left are nothing to this parent.
+            if self._is_of_this_cell(origin):
+                await self._tell_roots(origin)
 
     async def _tell_roots(self, origin: str) -> None:
         def read(tx: Tx) -> Roots:

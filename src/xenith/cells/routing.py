@@ -48,6 +48,8 @@ LOOK_TICKS = 5
 #: Seconds that a cell between waits for a cell below, before it says no and others are tried. A
 #: process that is started anew is back in less.
 GIVE_UP_S = 30.0
+#: Times that an intent is given away before a child is believed that its way leads nowhere.
+UNROUTED_MAX = 10
 #: Seconds by which clocks of two cells may differ before a deadline is held to have passed.
 CLOCK_SKEW_MAX_S = 30.0
 
@@ -451,13 +453,28 @@ class Routing:
 
     async def hear(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
         """Take over what a child says of intents that it was given; tell which are left open."""
-        final = [verdict for verdict in verdicts if verdict.is_final]
+        final = [self._without_removed(child, verdict) for verdict in verdicts if verdict.is_final]
         good = [verdict for verdict in final if self._is_of_its_own(child, verdict)]
         left = {verdict.id for verdict in final} - {verdict.id for verdict in good}
         if good:
             left |= await self._hear_good(child, good)
             self.wake()
         return left
+
+    def _without_removed(self, child: CellId, verdict: Verdict) -> Verdict:
+        """Take a yes for a no where the cell that said it was taken out of the tree since.
+
+        A child that has a newer document may speak of a cell that this one has not heard of yet.
+        """
+        link = self._node.children.get(child)
+        known = self._node.topology
+        if verdict.answer != YES or known.find(verdict.cell) is not None or link is None:
+            return verdict
+        is_newer = not 0 < link.topology_version <= known.version
+        if is_newer or not verdict.build.startswith(f"{verdict.id}."):
+            return verdict
+        detail = f"cell {verdict.cell} was taken out"
+        return Verdict(id=verdict.id, answer=NO, detail=detail)
 
     def _is_of_its_own(self, child: CellId, verdict: Verdict) -> bool:
         """Tell whether a child may say so: that a cell has a build, of itself and those below.
@@ -482,7 +499,7 @@ class Routing:
 
     async def _hear_good(self, child: CellId, verdicts: Sequence[Verdict]) -> set[str]:
         try:
-            heard = await self._node.db.run(self._hear, child, verdicts)
+            heard, unheard = await self._node.db.run(self._hear, child, verdicts)
         except Unavailable:
             raise
         except Exception:
@@ -503,12 +520,13 @@ class Routing:
                 self._node.chooser.accepted(reservation, verdict.decision)
             else:
                 self._node.chooser.refused(reservation)
-        return set()
+        return unheard
 
     def _hear(
         self, tx: Tx, child: CellId, verdicts: Sequence[Verdict]
-    ) -> list[tuple[str, Verdict]]:
-        heard = []
+    ) -> tuple[list[tuple[str, Verdict]], set[str]]:
+        heard: list[tuple[str, Verdict]] = []
+        unheard: set[str] = set()
         for verdict in verdicts:
             row = tx.find(rows.intents, hop_id=verdict.id)
             if row is None or row.closed_at is not None:
@@ -517,8 +535,13 @@ class Routing:
             if row.next_hop != child:
                 tx.on_commit(partial(self._refuse_verdict, child, verdict))
                 continue
+            hops = self._ways_of(row) if verdict.is_unrouted else ()
+            if child in hops and self._is_behind(child):
+                # It does not know yet that the target is below it; it is asked again.
+                unheard.add(verdict.id)
+                continue
             heard.append((row.id, verdict))
-            if verdict.is_unrouted and self._leads_elsewhere(row, child):
+            if hops and row.attempt < UNROUTED_MAX:
                 rows.take_back(tx, row, verdict)
             elif row.kind == BUILD and verdict.answer == NO:
                 rows.take_back(tx, row, verdict)
@@ -528,12 +551,16 @@ class Routing:
                 )
             else:
                 self._finish(tx, row, verdict)
-        return heard
+        return heard, unheard
 
-    def _leads_elsewhere(self, row: Row, child: CellId) -> bool:
-        """Tell whether an intent's target is reached by others than the child that it was given."""
-        hops = self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
-        return bool(hops) and child not in hops
+    def _ways_of(self, row: Row) -> Sequence[CellId]:
+        """Give the children by which an intent's target is reached, whatever one of them says."""
+        return self._node.topology.next_hops(self._node.cell_id, CellId(intent_of(row).target))
+
+    def _is_behind(self, child: CellId) -> bool:
+        """Tell whether a child goes by an older topology than this cell."""
+        link = self._node.children.get(child)
+        return link is not None and link.topology_version < self._node.topology.version
 
     def _unreserve(self, tx: Tx, intent_id: str) -> None:
         """Give back what is reserved at a child for a build that it will not make."""

@@ -39,7 +39,7 @@ def simulate(
     ),
     calm: Annotated[bool, Parameter(help="Nothing fails.", negative=())] = False,
     operator: Annotated[
-        bool, Parameter(help="Cells are drained, opened, weighed and moved meanwhile.", negative=())
+        bool, Parameter(help="Cells come and go, are drained, weighed and moved.", negative=())
     ] = False,
     output: Output = "table",
 ) -> int:

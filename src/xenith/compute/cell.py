@@ -247,7 +247,7 @@ class ComputeCell:
         if isinstance(prepared, Grown):
             abandon_resize(self, intent, prepared)
         elif prepared.host_id is not None:
-            self.hosts.release(intent.subject)
+            self.hosts.abandon(intent.subject)
 
     def apply(self, tx: Tx, intent: Intent, prepared: _Reserved | Grown | None) -> Verdict | None:
         """Do what an intent asks, in rows; None when it is to be prepared once more."""
@@ -366,12 +366,20 @@ class ComputeCell:
     def _accept_build(self, tx: Tx, intent: Intent, prepared: _Reserved) -> Verdict | None:
         row = tx.find(instances, id=intent.subject)
         if row is not None and row.vm_state != "deleted":
+            if prepared.host_id is not None:
+                # Another scheduler has claimed for it; what was claimed just now is for nothing.
+                tx.on_commit(lambda: self._choose_again(intent.subject, row.host_id or ""))
             if row.is_confirmed:
                 detail = f"cell {self.cell_id} has the server already"
                 return Verdict(id=intent.id, answer=kinds.NO, detail=detail)
             # Sent again by another way before the first was fenced: the room is the same.
             change_instance(tx, intent.subject, now_s=self.world.clock.now(), build=intent.id)
             return self._accepted(intent)
+        is_claimed = prepared.host_id is None and not prepared.reason
+        if is_claimed and not self.hosts.is_unwritten(intent.subject):
+            # It was let go by another scheduler, and the claim in the table is nobody's.
+            tx.on_commit(lambda: self._choose_without(intent.subject))
+            return None
         if prepared.host_id is None:
             trail = [] if prepared.placement is None else [prepared.placement]
             return Verdict(
@@ -432,8 +440,13 @@ class ComputeCell:
 
     def _choose_again(self, instance_id: str, host_id: str) -> None:
         """Let go of a host on which another scheduler was first, and learn what it claimed."""
-        self.hosts.release(instance_id)
+        self.hosts.abandon(instance_id)
         self._tasks.start("look again", self._look_again(host_id))
+
+    def _choose_without(self, instance_id: str) -> None:
+        """Let go of a claim that no row stands for."""
+        self.hosts.release(instance_id)
+        self.on_choice()
 
     async def _look_again(self, host_id: str) -> None:
         await self.hosts.look_again(host_id)

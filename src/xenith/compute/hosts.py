@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -75,11 +76,14 @@ class CellHosts:
         #: This run, as claims name it, and as of which count of claims each host is in the table.
         self.claimant = world.ids.hex()
         self._generations: dict[str, int] = {}
-        #: Instances with a claim in the table that no transaction has written yet.
-        self._unwritten: set[str] = set()
+        #: Instances with a claim in the table that no transaction has written yet, and whether the
+        #: rows have a smaller one.
+        self._unwritten: dict[str, bool] = {}
         #: Doubtful commits that the table, and each host in it, was compared after.
         self._doubts = db.doubts
         self._looked: dict[str, int] = {}
+        #: Builds that were in flight when this began: another process may have ended them since.
+        self._inherited: set[str] = set()
 
     async def start(self) -> None:
         """Load hosts and claims, connect, and wait a little for first answers."""
@@ -90,6 +94,7 @@ class CellHosts:
         for row in held:
             self.adopt(row, is_building=row.instance_id in building)
         self._generations = claims
+        self._inherited = building
         try:
             async with asyncio.timeout(FIRST_ANSWER_S):
                 await asyncio.gather(*(driver.answered() for driver in self.drivers.values()))
@@ -307,7 +312,7 @@ class CellHosts:
         result = choose(self.table, request, ids=self._world.ids, filters=_LASTING)
         if isinstance(result, Placement):
             self.table.claim(result.indices[0], request, is_building=False)
-            self._unwritten.add(request.instance_id)
+            self._unwritten[request.instance_id] = False
         return result
 
     def grow(self, instance_id: str, *, ram_mib: int, vcpus: int, disk_gib: int) -> Claim | None:
@@ -331,7 +336,7 @@ class CellHosts:
                 raise Exhausted(f"host {self.table.names[index]} lacks {more - free} of {what}")
         if not self.table.is_up[index]:
             raise Exhausted(f"host {self.table.names[index]} is not up")
-        self._unwritten.add(instance_id)
+        self._unwritten[instance_id] = True
         return self.table.resize(
             InstanceId(instance_id),
             ram_mib=max(ram_mib, claim.ram_mib),
@@ -341,7 +346,7 @@ class CellHosts:
 
     def follow_allocation(self, allocation: Row | Claim, instance_id: str) -> None:
         """Have the table say what an allocation does; safe to repeat."""
-        self._unwritten.discard(instance_id)
+        self._unwritten.pop(instance_id, None)
         self.table.resize(
             InstanceId(instance_id),
             ram_mib=allocation.ram_mib,
@@ -365,8 +370,12 @@ class CellHosts:
         instance_id = str(allocation["instance_id"])
 
         def follow() -> None:
-            self._unwritten.discard(instance_id)
-            self._generations[host_id] = generation or seen
+            if generation is None:
+                return
+            self._unwritten.pop(instance_id, None)
+            # Between this claim and the one before it others may have given something back.
+            if generation == self._generations.get(host_id, 0) + 1:
+                self._generations[host_id] = generation
 
         tx.on_commit(follow)
         return generation is not None
@@ -380,7 +389,7 @@ class CellHosts:
             index = self.table.find_index(HostId(host_id))
             as_of = None if index is None else int(self.table.generation[index])
             doubts = self._db.doubts
-            unwritten = frozenset(self._unwritten)
+            unwritten = dict(self._unwritten)
             held, generation = await self._db.read(_read_host_claims, host_id)
             if index is None:
                 return True
@@ -397,16 +406,23 @@ class CellHosts:
     def _is_doubted(self, host_id: str) -> bool:
         return self._looked.get(host_id, self._doubts) != self._db.doubts
 
-    def _follow_claims(self, host_id: str, held: list[Row], unwritten: frozenset[str]) -> None:
+    def _follow_claims(self, host_id: str, held: list[Row], unwritten: Mapping[str, bool]) -> None:
         """Have the table say of a host what its rows do; ``unwritten`` is not in rows yet."""
         wanted = {row.instance_id for row in held}
         for instance_id in self.table.list_instances(HostId(host_id)):
             if instance_id not in wanted and instance_id not in unwritten:
                 self.table.release(instance_id)
+        index = self.table.find_index(HostId(host_id))
         for row in held:
-            if self.table.find_claim(row.instance_id) is None:
+            claim = self.table.find_claim(row.instance_id)
+            if claim is not None and claim.host_index != index:
+                # It was let go there by another scheduler, and has come back to this host.
+                self.release(row.instance_id)
+                claim = None
+            if claim is None:
                 self.adopt(row)
-            elif row.instance_id not in unwritten:
+            elif not unwritten.get(row.instance_id):
+                # One that this scheduler was about to write, another has written.
                 self.follow_allocation(row, row.instance_id)
 
     async def compare_claims(self) -> int:
@@ -415,26 +431,27 @@ class CellHosts:
         Another scheduler was there; or a commit's outcome was in doubt, and any may be.
         """
         doubts = self._db.doubts
+        if doubts != self._doubts or self._inherited:
+            await self._end_builds(self.table.list_building())
         rows_now = await self._db.read(lambda tx: tx.list(host_claims))
-        strange = {
-            row.host_id
-            for row in rows_now
-            if row.claimant != self.claimant
-            and row.generation != self._generations.get(row.host_id, 0)
-        }
+        changed = [
+            row for row in rows_now if row.generation != self._generations.get(row.host_id, 0)
+        ]
+        strange = {row.host_id for row in changed if row.claimant != self.claimant}
+        # There nobody has claimed since this did, and something was given back, by whomever.
+        freed = {row.host_id for row in changed} - strange
         if doubts != self._doubts:
             strange.update(self.rows)
-            await self._end_builds()
-        if all([await self.look_again(host_id) for host_id in sorted(strange)]):
+        if all([await self.look_again(host_id) for host_id in sorted(strange | freed)]):
             self._doubts = doubts
         return len(strange)
 
-    async def _end_builds(self) -> None:
+    async def _end_builds(self, counted: AbstractSet[InstanceId]) -> None:
         """Stop counting builds in flight that the rows say have ended."""
-        counted = self.table.list_building()
         unbuilt = await self._db.read(lambda tx: {row.id for row in tx.all(_UNBUILT)})
         for instance_id in counted - unbuilt:
             self.table.finish_build(instance_id)
+        self._inherited &= unbuilt
         self.wake_waiting()
 
     async def begin(self, instance_id: str) -> None:
@@ -447,6 +464,8 @@ class CellHosts:
         while True:
             claim = self.table.find_claim(InstanceId(instance_id))
             if claim is None:
+                claim = await self._find_written(instance_id)
+            if claim is None:
                 raise NotFound(f"instance {instance_id} holds no claim")
             if self.table.io_ops[claim.host_index] < IO_OPS_PER_HOST_MAX:
                 self.table.begin_build(InstanceId(instance_id))
@@ -454,6 +473,13 @@ class CellHosts:
             if looks > 1:
                 self._wake_one(looks - 1)
             looks = await self._turn()
+
+    async def _find_written(self, instance_id: str) -> Claim | None:
+        """Take over the claim that another scheduler has written of an instance, if one has."""
+        held = await self._db.read(lambda tx: tx.find(allocations, instance_id=instance_id))
+        if held is not None and self.table.find_claim(InstanceId(instance_id)) is None:
+            self.adopt(held)
+        return self.table.find_claim(InstanceId(instance_id))
 
     async def claim(self, request: PlacementRequest) -> Placement | NoValidHost:
         """Choose a host and claim it in the table; wait while only builds in flight are in the way.
@@ -469,7 +495,7 @@ class CellHosts:
             result = choose(self.table, request, ids=self._world.ids)
             if isinstance(result, Placement):
                 self.table.claim(result.indices[0], request)
-                self._unwritten.add(instance_id)
+                self._unwritten[instance_id] = False
                 return result
             if not result.is_transient:
                 return result
@@ -497,13 +523,22 @@ class CellHosts:
 
         ``is_failure``: the host did not build what was claimed for; others are tried before it.
         """
-        self._unwritten.discard(instance_id)
+        self._unwritten.pop(instance_id, None)
         claim = self.table.find_claim(InstanceId(instance_id))
         if claim is not None:
             if is_failure:
                 self.table.record_build_failure(claim.host_index)
             self.table.release(InstanceId(instance_id))
         self._wake_one(len(self._waiting))
+
+    def is_unwritten(self, instance_id: str) -> bool:
+        """Tell whether an instance has a claim in the table that may yet be written."""
+        return instance_id in self._unwritten
+
+    def abandon(self, instance_id: str) -> None:
+        """Give a claim back that was never written; what is in the rows by now stays."""
+        if instance_id in self._unwritten:
+            self.release(instance_id)
 
     def finish_build(self, instance_id: str) -> None:
         """Stop counting a build in flight, and let the next one have its place."""

@@ -89,13 +89,17 @@ def _accept_resize(
     if row.vm_state not in ("active", "stopped") or row.task_state is not None or held is None:
         cell.refuse(tx, intent, row, "resize")
         return Verdict(id=intent.id, answer=kinds.DONE)
+    if grown.before is None and not grown.detail:
+        # Another scheduler has claimed for it, and this one does not know yet.
+        cell.look_again_later(tx, held.host_id)
+        return None
     if grown.before is None:
         cell.take(tx, intent)
         return Verdict(
             id=intent.id,
             answer=kinds.NO,
             reason=NO_ROOM,
-            detail=grown.detail or "the server holds no claim",
+            detail=grown.detail,
         )
     flavor = intent.params["flavor"]
     old = {"ram_mib": held.ram_mib, "vcpus": held.vcpus}

@@ -3,7 +3,7 @@
 It should find nothing, ever. It does when a database was put back from a backup: a cell has a
 server that the root deleted or gave to another cell, or the root waits for a build that nobody has.
 And it does when a cell was moved to another parent at the moment at which the parent that it left
-had to tell it to let a build go.
+had to tell it to let a build go, or when the root died in the middle of a cell's removal.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from xenith.cells.intents import intents
+from xenith.compute.operations.cell_edits import forget_cell
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.servers import BUILD_LIFE_S
 from xenith.compute.origin import send_delete
+from xenith.compute.records.hosts import hosts
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 from xenith.core.log import logger
@@ -64,6 +66,7 @@ _STRAYS = (
     )
     .limit(STRAYS_MAX)
 )
+_CELLS = sa.select(hosts.c.cell_id).where(hosts.c.is_removed.is_(False)).distinct()
 _FORGOTTEN = (
     sa.select(servers.c.id)
     .where(
@@ -89,6 +92,11 @@ class Strays:
     async def activate(self) -> Mapping[str, int]:
         """Look at the rows that have not changed for long."""
         now = self._context.world.clock.now()
+        topology = self._context.node.topology
+        named = await self._context.db.read(lambda tx: tx.all(_CELLS))
+        for row in named:
+            if topology.find(row.cell_id) is None:
+                await self._context.db.run(forget_cell, row.cell_id)
         return await self._context.db.run(self._end, now)
 
     def _end(self, tx: Tx, now_s: float) -> dict[str, int]:

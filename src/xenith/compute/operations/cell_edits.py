@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
+import sqlalchemy as sa
 
 from xenith.bus.address import read_place
 from xenith.cells import joining
@@ -21,6 +22,8 @@ from xenith.cells.topology import CellEntry, State, Topology
 from xenith.compute.operations.cell_tree import count_living, from_the_top
 from xenith.compute.operations.context import Context
 from xenith.compute.records.hosts import HOSTS, hosts
+from xenith.compute.records.instances import instances
+from xenith.compute.records.servers import servers
 from xenith.core.clock import iso_seconds
 from xenith.core.errors import Conflict, Invalid, NotFound, Unavailable, XenithError
 from xenith.core.ids import CellId, derive_uuid
@@ -30,6 +33,17 @@ from xenith.db import Row, Tx
 _log = logger("compute.cells")
 
 UNSET = msgspec.UNSET
+
+_OWNED = sa.select(servers.c.id).where(
+    servers.c.id == instances.c.id,
+    servers.c.cell_id == instances.c.cell_id,
+    servers.c.deleted_at.is_(None),
+)
+_FORGET_UNOWNED = sa.delete(instances).where(
+    instances.c.cell_id == sa.bindparam("gone"),
+    instances.c.vm_state != "deleted",
+    ~_OWNED.exists(),
+)
 
 #: Times that an edit is made again because another one came first.
 EDITS_MAX = 8
@@ -286,7 +300,7 @@ class CellEdits:
                 "they stay behind"
             )
         await self._edit(lambda newest: _without(newest, entry.id))
-        await self._context.db.run(_forget_hosts, entry.id, living)
+        await self._context.db.run(forget_cell, entry.id)
         _log.warning("cell removed", cell=entry.id, name=entry.name, servers=living)
         stays = []
         if living:
@@ -441,10 +455,15 @@ def _count_of(tx: Tx, cell_id: CellId) -> tuple[int, int]:
     return count_living(tx, cell_id), len(tx.list(hosts, cell_id=cell_id, is_removed=False))
 
 
-def _forget_hosts(tx: Tx, cell_id: CellId, living: int) -> None:
-    """Note of hosts whose cell is gone that they are; with servers, their rows are still shown."""
+def forget_cell(tx: Tx, cell_id: str) -> None:
+    """Note of hosts whose cell is gone that they are; with servers, their rows are still shown.
+
+    What the cell held and no server is, nobody can have it let go of any more.
+    Transaction function.
+    """
+    tx.run(_FORGET_UNOWNED, gone=cell_id)
     values: dict[str, Any] = {"is_up": False, "down_reason": "its cell was removed"}
-    if not living:
+    if not count_living(tx, CellId(cell_id)):
         values["is_removed"] = True
     tx.update(hosts, {"cell_id": cell_id}, **values)
     rows: list[Row] = tx.list(hosts, cell_id=cell_id)

@@ -2,7 +2,8 @@
 
 Several schedulers may serve one cell, each with a table in memory. A host's row of ``host_claims``
 counts the claims on it and names who made the last: a scheduler whose table is not as of that claim
-is refused, reads the host's claims anew and chooses again. Whoever made the last one is up to date.
+is refused, reads the host's claims anew and chooses again. Whoever made the last one knows of all
+the others, and may believe in some that were given back since: those are found by comparing.
 """
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ class Watch:
         self._begun: dict[str, str] = {}
         self._deleted_at_s: dict[str, float] = {}
         self.look_count = 0
-        for host in region.hosts:
-            host.machine.on_start = self._hear_start
+        region.on_start = self._hear_start
 
     async def watch(self) -> None:
         """Look again and again.
@@ -88,7 +87,7 @@ class Watch:
             *self._region.events.mistakes,
             *await self._look_at_root(),
         ]
-        for place in self._region.leaves:
+        for place in (*self._region.leaves, *self._region.removed):
             found += await self._look_at_leaf(place)
         found += await self._look_at_cursors()
         if found:
@@ -104,7 +103,8 @@ class Watch:
 
     def _look_at_machines(self) -> Iterator[str]:
         where: dict[str, list[str]] = {}
-        for host in self._region.hosts:
+        gone = [host for place in self._region.removed for host in place.hosts]
+        for host in (*self._region.hosts, *gone):
             for instance_id in sorted(host.machine.instances()):
                 where.setdefault(instance_id, []).append(host.name)
         for instance_id, names in where.items():
@@ -149,7 +149,7 @@ class Watch:
     async def _look_at_cursors(self) -> list[str]:
         found = []
         own: dict[str, Place] = {}
-        for place in self._region.cells.values():
+        for place in (*self._region.cells.values(), *self._region.removed):
             own[place.id] = await place.observer.read(_CHANGES.place, place.id)
         for place in self._region.cells.values():
             rows = await place.observer.read(lambda tx: tx.list(cursors))
@@ -165,6 +165,11 @@ class Watch:
 async def find_unsettled(region: Region, workload: Workload) -> list[str]:
     """Find all that is not yet as it must be in the end."""
     dead = [place.name for place in region.cells.values() if place.cell is None]
+    dead += [
+        place.second.name
+        for place in region.leaves
+        if place.second is not None and place.scheduler is None
+    ]
     dead += [host.name for host in region.hosts if host.server is None]
     if dead:
         return [f"{name} has not started" for name in dead]
@@ -176,6 +181,7 @@ async def find_unsettled(region: Region, workload: Workload) -> list[str]:
         # What follows cannot hold yet, and takes a hundred times as long to look at.
         return found
     found += await _find_untold(region)
+    found += await _find_removed(region)
     found += await _find_wrong_rows(region)
     found += await region.root.observer.read(_find_broken_promises, workload)
     return found
@@ -204,7 +210,8 @@ def _find_in_memory(place: CellPlace) -> Iterator[str]:
     held = len(node.chooser._reservations)  # noqa: SLF001
     if held:
         yield f"the chooser of {place.name} holds {held} reservations"
-    if cell.compute is not None and cell.compute.hosts._unwritten:  # noqa: SLF001
+    schedulers = (cell.compute, place.scheduler)
+    if any(each is not None and each.hosts._unwritten for each in schedulers):  # noqa: SLF001
         yield f"{place.name} has claims that it never wrote"
     for child, link in node.children.items():
         if link.open_count:
@@ -218,7 +225,7 @@ async def _find_untold(region: Region) -> list[str]:
     for place in region.cells.values():
         seen[place.id] = await _read_seen(place.observer, place.id)
     for place in region.cells.values():
-        for origin in sorted(region.plan.topology.descendants(place.id)):
+        for origin in sorted(region.topology.descendants(place.id)):
             told = await _read_seen(place.observer, origin)
             if told != seen[origin]:
                 found.append(
@@ -226,6 +233,37 @@ async def _find_untold(region: Region) -> list[str]:
                     f"{seen[origin][0]}; their rows {_alike(told[1], seen[origin][1])}"
                 )
     return found
+
+
+async def _find_removed(region: Region) -> list[str]:
+    """Find what is still listed of cells that were taken out."""
+    found = []
+    for place in region.removed:
+        living, hosts, left = await region.root.observer.read(_read_listed, place.id)
+        if living:
+            found.append(f"{place.name} was removed, and servers are still its: {living}")
+        if hosts:
+            found.append(f"{place.name} was removed, and its hosts are listed: {hosts}")
+        if left:
+            found.append(f"{place.name} was removed, and the root still has of it: {left}")
+        if region.topology.find(place.id) is not None:
+            found.append(f"{place.name} was removed, and is in the tree again")
+    return found
+
+
+def _read_listed(tx: Tx, cell_id: CellId) -> tuple[list[str], list[str], list[str]]:
+    """Read what a root would list as a cell's: servers, hosts, and instances that live."""
+    living = sa.select(servers.c.id).where(
+        servers.c.cell_id == cell_id, servers.c.deleted_at.is_(None)
+    )
+    left = sa.select(instances.c.id).where(
+        instances.c.cell_id == cell_id, instances.c.vm_state != "deleted"
+    )
+    return (
+        sorted(row.id for row in tx.all(living)),
+        sorted(row.name for row in tx.list(host_rows, cell_id=cell_id, is_removed=False)),
+        sorted(row.id for row in tx.all(left)),
+    )
 
 
 async def _read_seen(db: Database, origin: CellId) -> tuple[Place, bytes]:
@@ -252,6 +290,10 @@ async def _find_wrong_rows(region: Region) -> list[str]:
         assert compute is not None, "a leaf has hosts"
         _, own = leaves[place.id]
         found += find_in_table(own["hosts"], own["allocations"], compute.hosts.table)
+        if place.scheduler is not None:
+            table = place.scheduler.hosts.table
+            wrong = find_in_table(own["hosts"], own["allocations"], table)
+            found += [f"second scheduler of {place.name}: {each}" for each in wrong]
         found += [
             f"host {row.name} is {_up(row.is_up)} in the rows, and {_up(driver.is_up)}"
             for host_id, driver in compute.hosts.drivers.items()

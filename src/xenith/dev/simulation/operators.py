@@ -50,6 +50,8 @@ class Operator:
     async def restore(self) -> None:
         """Give every cell that was changed its state, its weight and its parents of before."""
         for place in self._changed.values():
+            if place in self._region.removed:
+                continue
             body = ChangeBody(state="open", weight=1.0, parents=place.entry.parents)
             for _ in range(RESTORES_MAX):
                 if await self._try("restore", place, body):

@@ -19,6 +19,7 @@ from xenith.dev.simulation.operators import Operator
 from xenith.dev.simulation.region import Region, RegionShape
 from xenith.dev.simulation.run import Simulation, run_simulation
 from xenith.dev.simulation.storm import Storm
+from xenith.dev.simulation.turnover import Turnover
 from xenith.dev.simulation.workload import Workload, WrongAnswer
 
 #: Virtual seconds after the last fault in which a region must have settled. The longest that it has
@@ -97,6 +98,7 @@ class _Run:
             self.region = Region(simulation, self.events, shape, directory)
         self.workload = Workload(self.region)
         self.operator = Operator(self.region)
+        self.turnover: Turnover | None = None
         self.storm = Storm(self.region)
         self.watch = Watch(self.region, self.workload)
         self._settled_s = 0.0
@@ -120,9 +122,11 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self.watch.watch(), name="watch")
             working = group.create_task(self.workload.work(), name="work")
-            failing = operating = None
+            failing = operating = turning = None
             if has_operator:
+                self.turnover = Turnover(self.region, self.workload, group)
                 operating = group.create_task(self.operator.work(), name="operate")
+                turning = group.create_task(self.turnover.work(), name="turn over")
             if has_faults:
                 failing = group.create_task(self.storm.blow(), name="storm")
             until_s = self._loop.time() + minutes * 60
@@ -132,9 +136,13 @@ class _Run:
             working.cancel()
             if operating is not None:
                 operating.cancel()
+            if turning is not None:
+                turning.cancel()
             if failing is not None:
                 failing.cancel()
             self.storm.calm()
+            if self.turnover is not None:
+                await self.turnover.finish()
             await self.operator.restore()
             await self._settle()
             watching.cancel()
@@ -178,14 +186,17 @@ class _Run:
     def _count(self) -> dict[str, int]:
         region = self.region
         found: Counter[str] = Counter()
-        for place in region.cells.values():
+        for place in (*region.cells.values(), *region.removed):
             found.update({f"database {name}": n for name, n in place.database.counts.items()})
         found.update({f"frames {name}": n for name, n in region.fabric.counts.items()})
         found.update({f"fault {name}": n for name, n in self.storm.counts.items()})
         found.update({f"asked {name}": n for name, n in self.workload.counts.items()})
         found.update({f"operator {name}": n for name, n in self.operator.counts.items()})
+        if self.turnover is not None:
+            found.update({f"turnover {name}": n for name, n in self.turnover.counts.items()})
         for name in ("build moved", "build fenced", "build overdue", "rows differ", "refused"):
             found[name] = self.events.counts[name]
+        found.update({f"schedulers {name}": n for name, n in region.shared.items()})
         found["deaths"] = region.deaths
         found["looks"] = self.watch.look_count
         found["turns"] = self._loop.turn_count

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog.testing
+
 from xenith.core.ids import Ids
 from xenith.core.world import World
 from xenith.dev.simulation.clock import SimulatedClock
@@ -96,7 +98,9 @@ def run_simulation(
     finally:
         try:
             loop.run_until_complete(_cancel_all(loop))
-            simulation.end()
+            # What the dead say as they are buried is no news.
+            with structlog.testing.capture_logs():
+                simulation.end()
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()

@@ -46,6 +46,7 @@ class Storm:
             *[self._part_neighbours] * 2,
             *[self._cut_one_way] * 2,
             *[self._kill_cell] * 3,
+            *[self._kill_scheduler] * 2,
             *[self._crash_at_commit] * 4,
             *[self._lose_host] * 2,
             self._cut_host,
@@ -117,6 +118,15 @@ class Storm:
         is_silent = self._ids.uniform() < 0.3
         self._tell("killed", cell=place.name, is_silent=is_silent)
         place.process.kill(is_silent=is_silent)
+
+    def _kill_scheduler(self) -> None:
+        shared = tuple(each for each in self._region.leaves if each.second is not None)
+        if not shared:
+            return
+        second = self._one_of(shared).second
+        assert second is not None, "it was looked for"
+        self._tell("killed", scheduler=second.name)
+        second.kill()
 
     def _crash_at_commit(self) -> None:
         place = self._any_cell()

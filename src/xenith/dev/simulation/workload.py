@@ -12,11 +12,14 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
+import sqlalchemy as sa
 
 from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.records.server_lists import ServerFilter
+from xenith.compute.records.servers import servers
 from xenith.compute.states import TRANSITIONS
 from xenith.core.errors import XenithError
+from xenith.db import Tx
 from xenith.dev.cells import Root
 from xenith.dev.simulation.images import LARGE, SMALL
 from xenith.dev.simulation.owner import ProcessDied
@@ -62,6 +65,14 @@ class Workload:
         async with asyncio.TaskGroup() as group:
             for tenant in self._tenants:
                 group.create_task(tenant.work(), name=tenant.name)
+
+    async def leave(self, cell_id: str) -> None:
+        """Have tenants delete what they have in a cell, as when they were asked to."""
+        found = await self._region.root.observer.read(list_living, cell_id)
+        tenants = {tenant.name: tenant for tenant in self._tenants}
+        for server_id, project_id in found:
+            if project_id in tenants:
+                await tenants[project_id].leave(server_id)
 
 
 class _Rebuild(msgspec.Struct, frozen=True):
@@ -157,12 +168,19 @@ class Tenant:
             return {name: self._one_of(leaves)}
         return {name: [self._any_server()]} if self._servers else {}
 
+    async def leave(self, server_id: str) -> None:
+        """Delete a server, if nothing stands in the way."""
+        await self._try("leave", lambda root: self._delete_one(root, server_id))
+
     async def _delete(self, root: Root) -> None:
-        server_id = self._any_server()
+        await self._delete_one(root, self._any_server())
+
+    async def _delete_one(self, root: Root, server_id: str) -> None:
         await root.service.servers.delete(
             self._who, server_id, request_id=root.world.ids.request_id()
         )
-        self._servers.remove(server_id)
+        # Its tenant may have asked for it at the same time as who empties its cell.
+        self._servers = [each for each in self._servers if each != server_id]
         # It may have been resized more than once.
         self._resized = [each for each in self._resized if each != server_id]
         self._all.deleted.add(server_id)
@@ -257,3 +275,11 @@ class Tenant:
 
     def _one_of(self, choices: tuple[T, ...]) -> T:
         return choices[self._ids.below(len(choices))]
+
+
+def list_living(tx: Tx, cell_id: str) -> list[tuple[str, str]]:
+    """List what the root gave to a cell, with whose it is. Transaction function."""
+    asked = sa.select(servers.c.id, servers.c.project_id).where(
+        servers.c.cell_id == cell_id, servers.c.deleted_at.is_(None)
+    )
+    return sorted((row.id, row.project_id) for row in tx.all(asked))
