@@ -27,6 +27,9 @@ _NONSENSE = (
 )
 #: Characters that XML 1.0 has no way to write.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+#: The ends of lines that the standard library puts between tags. Where a text holds nothing else,
+#: they are its own; anywhere else in a text no bare ``<`` follows them.
+_LAYOUT = re.compile(r"\n(?=<)(?<=>\n)(?<!<string>\n)(?<!<name>\n)")
 
 
 def encode_call(method: str, params: list[Any]) -> bytes:
@@ -55,13 +58,13 @@ def encode_result(result: Any, *, is_wrapped: bool = True) -> bytes:
     """Write a success."""
     value = _outward(result)
     wrapped = {"Status": "Success", "Value": value} if is_wrapped else value
-    return xmlrpc.client.dumps((wrapped,), methodresponse=True).encode()
+    return _plain(xmlrpc.client.dumps((wrapped,), methodresponse=True)).encode()
 
 
 def encode_fault(fault: XapiFault) -> bytes:
     """Write a failure."""
     wrapped = {"Status": "Failure", "ErrorDescription": fault.description}
-    return xmlrpc.client.dumps((wrapped,), methodresponse=True).encode()
+    return _plain(xmlrpc.client.dumps((wrapped,), methodresponse=True)).encode()
 
 
 def decode_answer(body: bytes) -> Any:
@@ -90,8 +93,13 @@ def fragment(value: Any) -> str:
     if isinstance(value, str):
         text = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         return f"<value>{_UNWRITABLE.sub(chr(0xFFFD), text)}</value>"
-    whole = xmlrpc.client.dumps((_outward(value),))
+    whole = _plain(xmlrpc.client.dumps((_outward(value),)))
     return whole[whole.index("<value>") : whole.rindex("</value>") + len("</value>")]
+
+
+def _plain(document: str) -> str:
+    """Leave out what stands between tags, as xapi does: some clients take it for a value."""
+    return _LAYOUT.sub("", document)
 
 
 def _outward(value: Any) -> Any:
