@@ -68,7 +68,9 @@ def install(kept):
         )
         if done.returncode != 0:
             said = (done.stdout + done.stderr)[-800:]
-            leave_out(f"npm cannot install xen-api, and Xen Orchestra's client is left out:\n{said}")
+            leave_out(
+                f"npm cannot install xen-api, and Xen Orchestra's client is left out:\n{said}"
+            )
         if not kept.exists():
             Path(working).rename(kept)
             Path(working).mkdir()
@@ -112,6 +114,8 @@ class Pool:
                 world, memory_bytes=2 * GIB, cpu_count=4, disk_bytes=GIB, latency_s=0.001
             )
             await self.fleet.add_host(name, backend, password=PASSWORD, is_tls=self.is_tls)
+            # What disks leave behind is collected while the client walks, not long after.
+            self.fleet.hosts[name].own_storage.collect_delay_s = 0.2
         await self.fleet.start()
         a, b = self.fleet.hosts["a"], self.fleet.hosts["b"]
         self.url = a.url

@@ -373,9 +373,7 @@ class ServerConnection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(LINGER_S, transport.close)
 
 
-def _head(
-    reply: Reply, *, length: int | None, is_closing: bool, is_chunked: bool = False
-) -> bytes:
+def _head(reply: Reply, *, length: int | None, is_closing: bool, is_chunked: bool = False) -> bytes:
     extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
     phrase = "OK" if reply.status == 200 else HTTPStatus(reply.status).phrase
     told = "" if length is None else f"content-length: {length}\r\n"
