@@ -17,6 +17,7 @@ from xenith.core.units import GIB, MIB
 from xenith.core.world import World
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.fleet import Fleet
+from xenith.toolstack.storage import attached
 from xenith.vhd.chain import open_chain
 from xenith.vhd.create import create_dynamic
 from xenith.vhd.files import Directory
@@ -114,8 +115,6 @@ class Pool:
                 world, memory_bytes=2 * GIB, cpu_count=4, disk_bytes=GIB, latency_s=0.001
             )
             await self.fleet.add_host(name, backend, password=PASSWORD, is_tls=self.is_tls)
-            # What disks leave behind is collected while the client walks, not long after.
-            self.fleet.hosts[name].own_storage.collect_delay_s = 0.2
         await self.fleet.start()
         a, b = self.fleet.hosts["a"], self.fleet.hosts["b"]
         self.url = a.url
@@ -144,6 +143,12 @@ def content():
     return bytes(made)
 
 
+@pytest.fixture
+def quick_collection(monkeypatch):
+    """What disks leave behind is collected while the client walks, not long after."""
+    monkeypatch.setattr(attached, "COLLECT_DELAY_S", 0.1)
+
+
 def write_vhd(directory, name, content):
     files = Directory(directory)
     create_dynamic(files, name, size_bytes=len(content), world=World())
@@ -163,7 +168,7 @@ def write_vhd(directory, name, content):
     ],
 )
 def test_xen_orchestra_s_client_walks_a_server_s_life(
-    is_tls, transport, packages, content, tmp_path
+    is_tls, transport, packages, quick_collection, content, tmp_path
 ):
     change = random.Random(8).randbytes(100 * 1024)
     write_vhd(tmp_path, "image.vhd", content)
