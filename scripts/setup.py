@@ -133,10 +133,18 @@ def wanted_packages(text: str) -> dict[str, str]:
 
 
 def is_installed(package: str) -> bool:
-    """Tell whether dpkg holds a package to be installed."""
-    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
+    """Tell whether dpkg holds a package, or one that is in its place, to be installed.
+
+    Node.js of others than Debian brings npm, and would be removed for Debian's.
+    """
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}, ${Provides}\\n"]
     found = subprocess.run(query, capture_output=True, text=True, check=False)
-    return found.returncode == 0 and found.stdout == "installed"
+    provided = (line.partition(" ") for line in found.stdout.splitlines())
+    return any(
+        package in (name.split(" ")[0] for name in names.split(", "))
+        for status, _, names in provided
+        if status == "installed"
+    )
 
 
 def apt_install(packages: list[str]) -> None:

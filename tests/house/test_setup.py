@@ -31,6 +31,18 @@ def test_every_debian_package_says_what_it_is_for(setup):
     assert all(packages.values())
 
 
+def test_a_package_is_there_when_another_one_has_its_place(setup, monkeypatch):
+    shown = (
+        "installed nodejs, nodejs-dev, npm (= 10)\ninstalled cpio, \n"
+        "config-files mtools, \nnot-installed awk, \n"
+    )
+    monkeypatch.setattr(
+        setup.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, shown, "")
+    )
+    names = ("nodejs", "npm", "cpio", "mtools", "awk")
+    assert [name for name in names if setup.is_installed(name)] == ["nodejs", "npm", "cpio"]
+
+
 @pytest.mark.parametrize("stamp", [None, "{", "[]", "7"])
 def test_an_environment_that_nobody_knows_about_is_made_again(setup, stamp):
     if stamp is not None:

@@ -24,6 +24,7 @@ from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
 from xenith.toolstack import tls
 from xenith.toolstack.backends import Backend, BackendError
+from xenith.toolstack.dates import dated
 from xenith.toolstack.methods import Method, maybe
 from xenith.toolstack.objects import Objects
 from xenith.toolstack.operations import Operations
@@ -488,7 +489,8 @@ class HostServer:
             if isinstance(result, XapiFault):
                 return Reply(200, xmlrpc.encode_fault(result), "text/xml")
             is_wrapped = name != "system.listMethods"
-            return Reply(200, xmlrpc.encode_result(result, is_wrapped=is_wrapped), "text/xml")
+            body = xmlrpc.encode_result(dated(name, result), is_wrapped=is_wrapped)
+            return Reply(200, body, "text/xml")
 
         return self._run(request, name, params, write)
 

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from xenith.toolstack.backends import BackendError
-from xenith.toolstack.classes.vdi_stream import Export, export_raw, import_raw
+from xenith.toolstack.classes.vdi import SIZE_BYTES_MAX
+from xenith.toolstack.classes.vdi_stream import Export, export_raw, import_raw, import_target
 from xenith.toolstack.server import HostServer, Transfer
 from xenith.xapi import NULL, xmlrpc
 from xenith.xapi.faults import XapiFault
@@ -24,19 +25,34 @@ from xenith.xapi.wire import CutError, Reply, Request
 
 _REFUSAL = b"<html><body><h1>401 Unauthorized</h1></body></html>"
 _REALM = {"www-authenticate": 'Basic realm="XenAPI"'}
+#: No stream of a disk is so long: who announces more does not know. Xen Orchestra's client
+#: announces a pebibyte then, and hangs up when it is done. Source: xen-api 4.7, putResource.
+LENGTH_KNOWN_BYTES_MAX = 2 * SIZE_BYTES_MAX
 
 
 async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
-    """Fill a disk; a failure's code and parameters are the body, as a JSON array."""
+    """Fill a disk; a failure's code and parameters are the body, as a JSON array.
+
+    xapi answers before it reads. Who relies on that is answered so here: a sender that asks with
+    nothing and no task, to hear of a redirection, and one that does not know the length.
+    """
     query = {name: values[-1] for name, values in parse_qs(request.query).items()}
     if not _may_transfer(host, request, query):
         return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
     assert request.chunks is not None, "the path is one that streams"
-    task = query.get("task_id", NULL)
+    task, length = query.get("task_id", NULL), request.headers.get("content-length", "")
     try:
-        ref = await import_raw(
-            host, query, request.chunks, length=request.headers.get("content-length", "")
-        )
+        if length == "0" and task == NULL:
+            import_target(host, query)
+            return Reply(200, media_type="text/plain")
+        if query.get("vdi") and length.isdigit() and int(length[:19]) > LENGTH_KNOWN_BYTES_MAX:
+            import_target(host, query)
+            pieces = _taken(host, query, request.chunks, task)
+            headers = _named(task)
+            return Reply(
+                200, media_type="text/plain", headers=headers, pieces=pieces, is_closing=True
+            )
+        ref = await import_raw(host, query, request.chunks, length=length)
     except (XapiFault, BackendError) as error:
         description = [error.code, *error.params]
         host.end_task(task, error=description)
@@ -46,6 +62,46 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
         return Reply(400, media_type="text/plain", is_closing=True)
     host.end_task(task, result=xmlrpc.fragment(ref))
     return Reply(200, media_type="text/plain", headers=_named(task))
+
+
+async def _taken(
+    host: HostServer, query: dict[str, str], chunks: AsyncIterator[bytes], task: str
+) -> AsyncIterator[bytes]:
+    """Fill a disk until the sender hangs up; nothing follows the answer's head.
+
+    Until a first byte has come the disk is left alone, for the sender may only have asked.
+    """
+    pieces, count = _until_hung_up(chunks), 0
+    first = await anext(pieces, b"")
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal count
+        piece = first
+        while piece:
+            count += len(piece)
+            yield piece
+            piece = await anext(pieces, b"")
+
+    error = ["VDI_IO_ERROR", "the sender hung up"]
+    result = ""
+    try:
+        if first:
+            ref = await import_raw(host, query, counted())
+            size_bytes = host.objects.get("VDI", ref)["virtual_size"]
+            # The end of a VHD tells that it is whole; raw bytes are when they fill the disk.
+            if query.get("format") == "vhd" or count >= size_bytes:
+                result, error = xmlrpc.fragment(ref), []
+    except (XapiFault, BackendError) as failure:
+        error = [failure.code, *failure.params]
+    host.end_task(task, result=result, error=error or None)
+    host.flush()
+    yield b""
+
+
+async def _until_hung_up(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    with contextlib.suppress(ConnectionResetError):
+        async for chunk in chunks:
+            yield chunk
 
 
 async def export_raw_vdi(host: HostServer, request: Request) -> Reply:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from xenith.xapi.faults import XapiFault
+from xenith.xapi.xmlrpc import Int32
 
 
 class Envelope(msgspec.Struct):
@@ -32,7 +33,15 @@ class _Answer(msgspec.Struct):
 
 _envelope = msgspec.json.Decoder(Envelope)
 _answer = msgspec.json.Decoder(_Answer)
-_encode = msgspec.json.Encoder().encode
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, Int32):
+        return int(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_number).encode
 
 
 def encode_call(method: str, params: list[Any], call_id: int) -> bytes:

@@ -42,6 +42,8 @@ class Request:
     body: bytes = b""
     #: The body as it comes, for methods and paths that stream.
     chunks: AsyncIterator[bytes] | None = None
+    #: HTTP's, as the client said: only from 1.1 on may an answer come in chunks.
+    version: str = "1.1"
     #: Set by the handler: it only waits, and may be left off when the client hangs up.
     #: Everything else runs to its end, for half a call is worse than one nobody hears of.
     is_wait: bool = False
@@ -58,7 +60,8 @@ class Reply:
     is_closing: bool = False
     #: A body that is given piece by piece instead; raises ``CutError`` when it cannot go on.
     pieces: AsyncIterator[bytes] | None = None
-    #: How long that body is; None: it ends with the connection.
+    #: How long that body is; None: it comes in chunks, or to an HTTP/1.0 client until the end of
+    #: the connection.
     length: int | None = None
 
 
@@ -271,7 +274,8 @@ class ServerConnection(asyncio.Protocol):
 
     def _request(self) -> Request:
         path, _, query = self._url.decode("latin-1").partition("?")
-        return Request(self._parser.get_method().decode("latin-1"), path, query, self._headers)
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        return Request(method.decode("latin-1"), path, query, self._headers, version=version)
 
     def _refuse(self, status: int) -> None:
         # Nothing that follows on this connection can be trusted to be a request.
@@ -318,22 +322,34 @@ class ServerConnection(asyncio.Protocol):
             self._task = None
 
     async def _stream(self, reply: Reply, pieces: AsyncIterator[bytes], keeps: bool) -> None:
-        """Send an answer piece by piece, as fast as its receiver takes it."""
-        transport = self._transport
-        is_closing = reply.is_closing or not keeps or reply.length is None
+        """Send an answer piece by piece, as fast as its receiver takes it.
+
+        One of unknown length comes in chunks: its end is told then, and cannot be taken for a
+        connection that broke. A client that is slow may also not survive an end without that.
+        Source: undici's issue 5360, which Xen Orchestra's client has.
+        """
+        transport, request = self._transport, self._running
+        is_chunked = reply.length is None and request is not None and request.version != "1.0"
+        is_closing = reply.is_closing or not keeps or (reply.length is None and not is_chunked)
         # A connection that was lost already ends the pieces too.
         if not transport.is_closing():
-            transport.write(_head(reply, length=reply.length, is_closing=is_closing))
+            head = _head(reply, length=reply.length, is_closing=is_closing, is_chunked=is_chunked)
+            transport.write(head)
         async with contextlib.aclosing(cast("AsyncGenerator[bytes]", pieces)) as given:
             try:
                 async for piece in given:
                     await self._can_write.wait()
                     if transport.is_closing():
                         return
-                    transport.write(piece)
+                    if not is_chunked:
+                        transport.write(piece)
+                    elif piece:
+                        transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
             except CutError:
                 transport.abort()
                 return
+        if is_chunked:
+            transport.write(b"0\r\n\r\n")
         if is_closing:
             transport.close()
 
@@ -357,10 +373,12 @@ class ServerConnection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(LINGER_S, transport.close)
 
 
-def _head(reply: Reply, *, length: int | None, is_closing: bool) -> bytes:
+def _head(reply: Reply, *, length: int | None, is_closing: bool, is_chunked: bool = False) -> bytes:
     extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
     phrase = "OK" if reply.status == 200 else HTTPStatus(reply.status).phrase
     told = "" if length is None else f"content-length: {length}\r\n"
+    if is_chunked:
+        told = "transfer-encoding: chunked\r\n"
     head = (
         f"HTTP/1.1 {reply.status} {phrase}\r\ncontent-type: {reply.media_type}\r\n{told}"
         f"{extra}connection: {'close' if is_closing else 'keep-alive'}\r\n\r\n"

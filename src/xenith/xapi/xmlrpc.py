@@ -1,13 +1,15 @@
 """XML-RPC as XenAPI speaks it: 64-bit integers are strings of digits, void is an empty string.
 
-The standard library marshals; what is ours is which Python value becomes what.
+The standard library reads, and writes calls. Answers are written here, as xapi writes them: a text
+is a bare value, and nothing stands between the tags. Xen Orchestra's client takes what stands there
+for a value, and an empty ``<string>`` for none.
 """
 
 from __future__ import annotations
 
 import re
 import xmlrpc.client
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from xml.parsers.expat import ExpatError
 
@@ -27,6 +29,14 @@ _NONSENSE = (
 )
 #: Characters that XML 1.0 has no way to write.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_HEAD = '<?xml version="1.0"?><methodResponse><params><param>'
+_TAIL = "</param></params></methodResponse>"
+
+
+class Int32(int):
+    """A number that XML-RPC too has as a number. Source: xapi's event.from, valid_ref_counts."""
+
+    __slots__ = ()
 
 
 def encode_call(method: str, params: list[Any]) -> bytes:
@@ -53,15 +63,12 @@ def decode_call(body: bytes) -> tuple[str, list[Any]]:
 
 def encode_result(result: Any, *, is_wrapped: bool = True) -> bytes:
     """Write a success."""
-    value = _outward(result)
-    wrapped = {"Status": "Success", "Value": value} if is_wrapped else value
-    return xmlrpc.client.dumps((wrapped,), methodresponse=True).encode()
+    return _answer({"Status": "Success", "Value": result} if is_wrapped else result)
 
 
 def encode_fault(fault: XapiFault) -> bytes:
     """Write a failure."""
-    wrapped = {"Status": "Failure", "ErrorDescription": fault.description}
-    return xmlrpc.client.dumps((wrapped,), methodresponse=True).encode()
+    return _answer({"Status": "Failure", "ErrorDescription": fault.description})
 
 
 def decode_answer(body: bytes) -> Any:
@@ -87,11 +94,46 @@ def fragment(value: Any) -> str:
     """Write a task's result: the XML of one value, or nothing for no value."""
     if value is None or value == "":
         return ""
-    if isinstance(value, str):
-        text = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        return f"<value>{_UNWRITABLE.sub(chr(0xFFFD), text)}</value>"
-    whole = xmlrpc.client.dumps((_outward(value),))
-    return whole[whole.index("<value>") : whole.rindex("</value>") + len("</value>")]
+    parts: list[str] = []
+    _write(value, parts.append)
+    return "".join(parts)
+
+
+def _answer(value: Any) -> bytes:
+    parts = [_HEAD]
+    _write(value, parts.append)
+    parts.append(_TAIL)
+    return "".join(parts).encode()
+
+
+def _write(value: Any, put: Callable[[str], None]) -> None:
+    if isinstance(value, Int32):
+        put(f"<value><i4>{value}</i4></value>")
+    elif isinstance(value, bool):
+        put(f"<value><boolean>{value:d}</boolean></value>")
+    elif isinstance(value, float):
+        put(f"<value><double>{value!r}</double></value>")
+    elif isinstance(value, xmlrpc.client.DateTime):
+        put(f"<value><dateTime.iso8601>{value.value}</dateTime.iso8601></value>")
+    elif isinstance(value, Mapping):
+        put("<value><struct>")
+        for key, item in value.items():
+            put(f"<member><name>{_text(str(key))}</name>")
+            _write(item, put)
+            put("</member>")
+        put("</struct></value>")
+    elif isinstance(value, list | tuple | set | frozenset):
+        put("<value><array><data>")
+        for item in value:
+            _write(item, put)
+        put("</data></array></value>")
+    else:
+        put(f"<value>{'' if value is None else _text(str(value))}</value>")
+
+
+def _text(text: str) -> str:
+    text = _UNWRITABLE.sub("\ufffd", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _outward(value: Any) -> Any:

@@ -107,6 +107,13 @@ def test_integers_are_text_and_dates_are_dates(session):
     assert found["VCPUs_max"] == "2"
     assert found["is_a_template"] is False
     assert found["other_config"] == {"nova_uuid": "u"}
+    assert found["snapshot_time"] == XenAPI.xmlrpclib.DateTime("19700101T00:00:00Z")
+    times = [found["snapshot_time"], session.xenapi.VM.get_snapshot_time(vm)]
+    times.append(session.xenapi.VM.get_all_records()[vm]["snapshot_time"])
+    times.append(session.xenapi.host.get_servertime(session.xenapi.host.get_all()[0]))
+    batch = session.xenapi_request("event.from", (["vm"], "", 0.0))
+    times += [event["snapshot"]["snapshot_time"] for event in batch["events"]]
+    assert {type(time) for time in times} == {XenAPI.xmlrpclib.DateTime}
     assert session.xenapi.VM.destroy(vm) == ""
 
 

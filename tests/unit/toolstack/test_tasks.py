@@ -27,7 +27,7 @@ async def test_a_result_is_a_fragment_of_xml(sim_host):
     host = (await sim_host.call("host.get_all"))[0]
     free = await ended(sim_host, await sim_host.call("Async.host.compute_free_memory", host))
     number = await sim_host.call("host.compute_free_memory", host)
-    assert free["result"] == f"<value><string>{number}</string></value>"
+    assert free["result"] == f"<value>{number}</value>"
 
 
 async def test_no_result_is_an_empty_text(sim_host):

@@ -440,14 +440,35 @@ async def test_a_stream_of_known_length_keeps_its_connection(serve):
         client.close()
 
 
-async def test_a_stream_of_unknown_length_ends_with_its_connection(serve):
+async def test_a_stream_of_unknown_length_comes_in_chunks_and_keeps_its_connection(serve):
+    async def pieces():
+        for piece in (b"x" * 300_000, b"", b"end"):
+            yield piece
+
+    async with serve(streaming(pieces)) as served:
+        client = HttpClient(served.url, connections_max=1)
+        for _ in range(2):
+            reply = await client.request("POST", "/", b"", timeout_s=5)
+            assert reply.body == b"x" * 300_000 + b"end"
+        assert len(served.connections) == 1
+        client.close()
+        reader, writer = await open_to(served)
+        writer.write(call("/", b""))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"transfer-encoding: chunked" in head
+        assert b"content-length" not in head
+        assert b"connection: keep-alive" in head
+        writer.close()
+
+
+async def test_a_stream_of_unknown_length_ends_with_the_connection_of_an_old_client(serve):
     async def pieces():
         yield b"x" * 300_000
         yield b"end"
 
     async with serve(streaming(pieces)) as served:
         reader, writer = await open_to(served)
-        writer.write(call("/", b""))
+        writer.write(call("/", b"").replace(b"HTTP/1.1", b"HTTP/1.0"))
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         assert b"connection: close" in head
         assert b"content-length" not in head

@@ -4,8 +4,9 @@ import xmlrpc.client
 
 import pytest
 
-from xenith.xapi import XapiFault
+from xenith.xapi import XapiFault, jsonrpc
 from xenith.xapi.xmlrpc import (
+    Int32,
     decode_answer,
     decode_call,
     encode_call,
@@ -94,3 +95,24 @@ def test_what_is_no_call_is_refused(body):
 def test_what_is_no_answer_is_refused(body):
     with pytest.raises(ValueError, match="no XML-RPC answer"):
         decode_answer(body)
+
+
+def test_an_answer_has_the_form_of_xapi_s():
+    body = encode_result({"a": ["<", "", 7, True, 0.5], "\n": "\n"}).decode()
+    value = body.split("<name>Value</name>")[1].removesuffix(
+        "</member></struct></value></param></params></methodResponse>"
+    )
+    assert value == (
+        "<value><struct><member><name>a</name><value><array><data><value>&lt;</value>"
+        "<value></value><value>7</value><value><boolean>1</boolean></value>"
+        "<value><double>0.5</double></value></data></array></value></member>"
+        "<member><name>\n</name><value>\n</value></member></struct></value>"
+    )
+    assert decode_answer(body.encode()) == {"a": ["<", "", "7", True, 0.5], "\n": "\n"}
+
+
+def test_the_one_kind_of_number_that_xapi_writes_as_one_is_a_number_in_both_protocols():
+    answer = decode_answer(encode_result({"vm": Int32(3)}))
+    assert (answer, type(answer["vm"])) == ({"vm": 3}, int)
+    envelope = jsonrpc.Envelope("event.from", [], 1, "2.0")
+    assert b'"result":{"vm":3}' in jsonrpc.encode_result(envelope, {"vm": Int32(3)})

@@ -11,6 +11,7 @@ from xenith.toolstack.objects import Objects
 from xenith.toolstack.schema import BY_LOWER_NAME, CLASSES, SILENT
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
+from xenith.xapi.xmlrpc import Int32
 
 #: The longest that one call waits. Source: clients ask for about a minute.
 WAIT_MAX_S = 600.0
@@ -44,7 +45,7 @@ async def event_from(
     return {
         "events": wanted.events(objects, since),
         "valid_ref_counts": {
-            name.lower(): len(objects.all(name)) for name in CLASSES if name not in SILENT
+            name.lower(): Int32(len(objects.all(name))) for name in CLASSES if name not in SILENT
         },
         "token": _token(objects, objects.generation),
     }

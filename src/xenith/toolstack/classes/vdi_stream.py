@@ -29,15 +29,26 @@ async def import_raw(
     host: HostServer, query: dict[str, str], chunks: AsyncIterator[bytes], *, length: str = ""
 ) -> str:
     """Fill a disk from a stream, or a new one of an SR; give its reference."""
-    disk_format = _format(query)
+    class_name, ref = import_target(host, query)
+    if class_name == "SR":
+        return await _import_new(host, ref, _format(query), chunks, length)
+    await _fill(host, ref, _format(query), chunks)
+    return ref
+
+
+def import_target(host: HostServer, query: dict[str, str]) -> tuple[str, str]:
+    """Give the class and the reference of what a stream is for: a disk, or an SR for a new one.
+
+    Raises:
+        XapiFault: there is none, or the stream would be of a form that is not taken.
+    """
+    _format(query)
     if query.get("chunked", "false") not in ("", "false"):
         raise XapiFault("VALUE_NOT_SUPPORTED", "chunked", query["chunked"], "send it whole")
     sr = query.get("sr_id") or query.get("sr_uuid")
     if sr and not query.get("vdi"):
-        return await _import_new(host, _named(host, "SR", sr), disk_format, chunks, length)
-    ref = _named(host, "VDI", query.get("vdi", ""))
-    await _fill(host, ref, disk_format, chunks)
-    return ref
+        return "SR", _named(host, "SR", sr)
+    return "VDI", _named(host, "VDI", query.get("vdi", ""))
 
 
 async def _import_new(
