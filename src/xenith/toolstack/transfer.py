@@ -29,8 +29,8 @@ _REALM = {"www-authenticate": 'Basic realm="XenAPI"'}
 async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
     """Fill a disk; a failure's code and parameters are the body, as a JSON array."""
     query = {name: values[-1] for name, values in parse_qs(request.query).items()}
-    if not _may_transfer(host, request, query):
-        return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+    if not may_transfer(host, request, query):
+        return refusal()
     assert request.chunks is not None, "the path is one that streams"
     task = query.get("task_id", NULL)
     try:
@@ -54,8 +54,8 @@ async def export_raw_vdi(host: HostServer, request: Request) -> Reply:
     What fails later breaks the connection, and the task tells why.
     """
     query = {name: values[-1] for name, values in parse_qs(request.query).items()}
-    if not _may_transfer(host, request, query):
-        return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+    if not may_transfer(host, request, query):
+        return refusal()
     task = query.get("task_id", NULL)
     try:
         export = await export_raw(host, query)
@@ -89,6 +89,11 @@ async def _told(host: HostServer, export: Export, task: str) -> AsyncIterator[by
         host.flush()
 
 
+def refusal() -> Reply:
+    """Answer who may not."""
+    return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+
+
 TRANSFERS: dict[tuple[str, str], Transfer] = {
     ("PUT", "/import_raw_vdi"): import_raw_vdi,
     ("GET", "/export_raw_vdi"): export_raw_vdi,
@@ -100,7 +105,8 @@ def _named(task: str) -> dict[str, str]:
     return {} if task == NULL or not task.isprintable() else {"task-id": task}
 
 
-def _may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:
+def may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:
+    """Tell whether who sends a request has a session, or a name and its password."""
     session = _cookie(request.headers.get("cookie", "")) or query.get("session_id")
     if session:
         return host.has_session(session)
