@@ -17,7 +17,7 @@ from xenith.core.world import World
 from xenith.toolstack.backends import Measured, Sample
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.fleet import Fleet
-from xenith.toolstack.rrd import keeping
+from xenith.toolstack.rrd.keeping import Shelf
 from xenith.toolstack.rrd.sampler import Sampler, archives_of_vm, sampler_of
 from xenith.xapi import XapiFault, XapiSession
 
@@ -443,7 +443,7 @@ async def test_real_hosts_are_measured_every_five_seconds_and_their_past_outlive
             await asyncio.sleep(0.01)
     await hosts.stop()
     assert not list((tmp_path / "rrd").glob("*.part"))
-    kept = keeping.load(tmp_path / "rrd")
+    kept = Shelf(tmp_path / "rrd").load()
     own = host.objects.get("host", host.ref)["uuid"]
     assert set(kept) == {uuid, own}
     assert (abs(kept[uuid].levels[0].rows(60)[:, 0, 0] - 0.25) < 1e-9).all()
@@ -463,6 +463,7 @@ async def test_a_vm_that_is_destroyed_leaves_no_file(tmp_path):
     sampler = sampler_of(host)
     sampler.begin(tmp_path)
     await hosts.clock.advance(5)
+    await sampler.of_vms()
     await sampler.keep()
     assert (tmp_path / f"{uuid}.rrd").exists()
     await hosts.call("VM.hard_shutdown", vm)
@@ -480,6 +481,7 @@ async def test_a_file_that_is_damaged_or_anothers_costs_only_itself(tmp_path):
     sampler = sampler_of(host)
     sampler.begin(tmp_path)
     await hosts.clock.advance(5)
+    assert set(await sampler.of_vms()) == set(uuids)
     await hosts.stop()
     good, torn, empty, other = (tmp_path / f"{uuid}.rrd" for uuid in uuids)
     torn.write_bytes(torn.read_bytes()[:-100])
@@ -487,10 +489,10 @@ async def test_a_file_that_is_damaged_or_anothers_costs_only_itself(tmp_path):
     other.write_bytes(b"\x81\xa5names\x90")
     (tmp_path / "notes.rrd").write_bytes(b"x")
     good.with_suffix(".part").write_bytes(b"half")
-    found = keeping.load(tmp_path)
+    found = Shelf(tmp_path).load()
     assert uuids[0] in found
     assert not found.keys() & set(uuids[1:])
-    assert keeping.load(tmp_path / "nowhere") == {}
+    assert Shelf(tmp_path / "nowhere").load() == {}
 
 
 async def test_a_disk_that_cannot_be_looked_at_costs_only_its_own_figures(hosts):

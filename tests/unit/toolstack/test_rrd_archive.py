@@ -37,6 +37,7 @@ def plainly(points, first, level):
     return (rows + [(NAN, NAN, NAN)] * level.rows)[: level.rows]
 
 
+@pytest.mark.slow
 @given(
     first=st.integers(0, 1000),
     runs=st.lists(st.tuples(point, st.integers(1, 40)), max_size=12),
@@ -44,7 +45,7 @@ def plainly(points, first, level):
     row_count=st.integers(1, 9),
 )
 @example(first=0, runs=[(1.0, 40), (NAN, 40), (3.0, 3)], per_row=4, row_count=3)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_rows_are_what_a_plain_computation_makes_of_all_points(first, runs, per_row, row_count):
     archive = Archive(Level(per_row, row_count), 2)
     points, index = [], first
@@ -58,6 +59,7 @@ def test_rows_are_what_a_plain_computation_makes_of_all_points(first, runs, per_
     np.testing.assert_allclose(found[:, :, 1], -wanted[:, [0, 2, 1]])
 
 
+@pytest.mark.slow
 @given(
     times=st.lists(st.floats(0.01, 30.0), min_size=1, max_size=20),
     values=st.lists(st.integers(0, 1000), min_size=20, max_size=20),

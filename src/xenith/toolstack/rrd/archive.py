@@ -189,6 +189,7 @@ class Archives:
         #: The point that is being made: what was, times the seconds for which it was known.
         self._sum = np.empty(0)
         self._known_s = np.empty(0)
+        self._know_sources()
 
     def update(
         self,
@@ -206,15 +207,14 @@ class Archives:
         """
         self._add([name for name in figures if name not in self.names])
         values = np.array([figures.get(name, np.nan) for name in self.names])
-        is_counter = np.array([source(name).is_counter for name in self.names], dtype=bool)
         passed_s = now_s - self.updated_s
         if since_s is None:
-            rates = self._rates(values, is_counter, passed_s)
+            rates = self._rates(values, passed_s)
             is_known = np.full(len(rates), passed_s <= HEARTBEAT_S)
         else:
             if since_s > self.updated_s:
                 self._advance(min(since_s, now_s), np.full(len(values), np.nan))
-            rates = np.where(is_counter, values * 0.0, values)
+            rates = np.where(self._is_counter, values * 0.0, values)
             is_fresh = np.array([name in fresh for name in self.names], dtype=bool)
             is_known = ~is_fresh | (now_s - self.updated_s <= HEARTBEAT_S)
         self._advance(now_s, np.where(is_known, rates, np.nan))
@@ -236,6 +236,7 @@ class Archives:
         del self.names[at]
         self.raw, self.latest = np.delete(self.raw, at), np.delete(self.latest, at)
         self._sum, self._known_s = np.delete(self._sum, at), np.delete(self._known_s, at)
+        self._know_sources()
         for archive in self.levels:
             archive.forget(at)
 
@@ -284,16 +285,22 @@ class Archives:
         self.latest = np.pad(self.latest, (0, more), constant_values=np.nan)
         self._sum = np.pad(self._sum, (0, more))
         self._known_s = np.pad(self._known_s, (0, more))
+        self._know_sources()
         for archive in self.levels:
             archive.widen(len(self.names))
 
-    def _rates(self, values: Floats, is_counter: NDArray[np.bool_], passed_s: float) -> Floats:
+    def _know_sources(self) -> None:
+        told = [source(name) for name in self.names]
+        self._is_counter = np.array([one.is_counter for one in told], dtype=bool)
+        self._tops = np.array([one.maximum for one in told])
+
+    def _rates(self, values: Floats, passed_s: float) -> Floats:
         """Tell how fast counters grew, and how gauges stand; a counter that fell began anew."""
         if passed_s <= 0:
-            return np.where(is_counter, self.latest, values)
+            return np.where(self._is_counter, self.latest, values)
         grown = values - self.raw
-        rates = np.where(is_counter, np.where(grown < 0, np.nan, grown) / passed_s, values)
-        tops = np.array([source(name).maximum for name in self.names])
+        rates = np.where(self._is_counter, np.where(grown < 0, np.nan, grown) / passed_s, values)
+        tops = self._tops
         # Measured a little late, a processor seems to have done more than it can. What is far
         # beyond is no measurement.
         rates = np.where((rates > tops) & (rates <= tops * 1.05), tops, rates)

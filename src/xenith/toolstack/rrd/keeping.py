@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,30 +29,43 @@ def encode(archives: Archives) -> bytes:
     return msgspec.msgpack.encode(archives.dump())
 
 
-def save(directory: Path, kept: Mapping[str, bytes], gone: Iterable[str]) -> None:
-    """Write files by uuid, and remove those of what is gone. Blocks; for a thread."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for uuid, data in kept.items():
-        path = directory / f"{uuid}{SUFFIX}"
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    for uuid in gone:
-        (directory / f"{uuid}{SUFFIX}").unlink(missing_ok=True)
+class Shelf:
+    """The directory that one host's archives are kept in."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        # A saving that was left off goes on in its thread, and the next one must not meet it.
+        self._turn = threading.Lock()
+
+    def save(self, kept: Mapping[str, bytes], gone: Iterable[str]) -> None:
+        """Write files by uuid, and remove those of what is gone. Blocks; for a thread."""
+        with self._turn:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for uuid, data in kept.items():
+                _replace(self._directory / f"{uuid}{SUFFIX}", data)
+            for uuid in gone:
+                (self._directory / f"{uuid}{SUFFIX}").unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Archives]:
+        """Read what was kept; a file that is none of ours, or damaged, is left out."""
+        found: dict[str, Archives] = {}
+        for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+            if not is_uuid(path.stem):
+                continue
+            try:
+                kept = msgspec.msgpack.decode(path.read_bytes(), type=_Kept)
+                found[path.stem] = Archives.load(
+                    kept.names, kept.updated_s, kept.arrays, kept.levels
+                )
+            except (msgspec.DecodeError, ValueError, OSError) as error:
+                _log.warning("archives cannot be read", uuid=path.stem, error=repr(error))
+        return found
 
 
-def load(directory: Path) -> dict[str, Archives]:
-    """Read what was kept; a file that is none of ours, or damaged, is left out."""
-    found: dict[str, Archives] = {}
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
-        if not is_uuid(path.stem):
-            continue
-        try:
-            kept = msgspec.msgpack.decode(path.read_bytes(), type=_Kept)
-            found[path.stem] = Archives.load(kept.names, kept.updated_s, kept.arrays, kept.levels)
-        except (msgspec.DecodeError, ValueError, OSError) as error:
-            _log.warning("archives cannot be read", uuid=path.stem, error=repr(error))
-    return found
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -44,7 +44,7 @@ class Sampler:
         self._vms: dict[str, Archives] = {}
         #: Held while a measurement is taken, so that none is written after a later one.
         self._turn = asyncio.Lock()
-        self._directory: Path | None = None
+        self._shelf: keeping.Shelf | None = None
         self._is_timed = False
         #: When records last said how processors are used, and of which VMs they do.
         self._shown_s = -math.inf
@@ -61,9 +61,10 @@ class Sampler:
 
     def begin(self, directory: Path | None) -> None:
         """Measure every five seconds from now on, and keep it in a directory if one is named."""
-        self._is_timed, self._directory = True, directory
+        self._is_timed = True
         if directory is not None:
-            self._vms = keeping.load(directory)
+            self._shelf = keeping.Shelf(directory)
+            self._vms = self._shelf.load()
             self._own = self._vms.pop(self._host_uuid(), None)
         self._host.tasks.keep("measure", self._measure_all, restart_delay_s=STEP_S)
         if directory is not None:
@@ -71,7 +72,7 @@ class Sampler:
 
     async def keep(self) -> None:
         """Bring the archives to the disk."""
-        if self._directory is None:
+        if self._shelf is None:
             return
         kept: dict[str, bytes] = {}
         for uuid, archives in list(self._vms.items()):
@@ -81,7 +82,7 @@ class Sampler:
         if self._own is not None:
             kept[self._host_uuid()] = keeping.encode(self._own)
         gone, self._gone = self._gone - kept.keys(), set()
-        await asyncio.to_thread(keeping.save, self._directory, kept, gone)
+        await asyncio.to_thread(self._shelf.save, kept, gone)
 
     async def of_host(self) -> Archives:
         """Give the host's archives, as they are now."""
@@ -103,7 +104,7 @@ class Sampler:
 
     def pop(self, vm_uuid: str) -> Archives | None:
         """Give a VM's archives away."""
-        if vm_uuid in self._vms and self._directory is not None:
+        if vm_uuid in self._vms and self._shelf is not None:
             self._gone.add(vm_uuid)
         self._disks.pop(vm_uuid, None)
         return self._vms.pop(vm_uuid, None)
@@ -153,8 +154,9 @@ class Sampler:
         async with self._turn:
             self._forget_destroyed()
             uuids = list(vm_uuids)
-            measured = await self._host.engine.measure(uuids)
             disks = {uuid: await self._look_at_disks(uuid) for uuid in uuids}
+            # Last, so that what counters say is of the moment that is written beside it.
+            measured = await self._host.engine.measure(uuids)
             now_s = self._host.world.clock.now()
             own = measured.host._replace(figures={**measured.host.figures, **self._memory()})
             self._own = self._own or _begun(own, now_s)
@@ -166,6 +168,8 @@ class Sampler:
                 archives.update(now_s, figures, since_s=sample.since_s, fresh=fresh)
                 self._vms[uuid] = archives
                 self._gone.discard(uuid)
+                # A quarter of a millisecond for each VM.
+                await asyncio.sleep(0)
 
     def _taken_over(self, vm_uuid: str) -> Archives | None:
         for member in self._host.pool.members.values():
@@ -237,16 +241,18 @@ def sampler_of(host: HostServer) -> Sampler:
 
 async def archives_of_vm(host: HostServer, vm_uuid: str) -> Archives | None:
     """Find the archives of a VM, wherever in the pool it runs or ran."""
-    members = [member for member in host.pool.members.values() if member.is_up]
-    for member in members:
-        found = (await sampler_of(member).of_vms((vm_uuid,))).get(vm_uuid)
+    vm = _find(host, "VM", vm_uuid)
+    if vm is None:
+        return None
+    members = host.pool.members
+    place = members.get(host.pool.place_of(vm, host.objects.get("VM", vm)))
+    if place is not None and place.is_up:
+        found = (await sampler_of(place).of_vms((vm_uuid,))).get(vm_uuid)
         if found is not None:
             return found
-    for member in members:
-        found = sampler_of(member).find(vm_uuid)
-        if found is not None and _find(host, "VM", vm_uuid) is not None:
-            return found
-    return None
+    # One that does not run has its archives where it last did.
+    samplers = [member.sampler for member in members.values() if member.sampler is not None]
+    return next((found for one in samplers if (found := one.find(vm_uuid)) is not None), None)
 
 
 def _begun(sample: Sample, now_s: float) -> Archives:
