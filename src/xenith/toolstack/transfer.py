@@ -109,7 +109,10 @@ def may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> b
     """Tell whether who sends a request has a session, or a name and its password."""
     session = _cookie(request.headers.get("cookie", "")) or query.get("session_id")
     if session:
-        return host.has_session(session)
+        # A session is the pool's: consoles ask each host for what it measures with the one that
+        # they have of the coordinator.
+        held = (host, host.pool.coordinator)
+        return any(one is not None and one.has_session(session) for one in held)
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return False

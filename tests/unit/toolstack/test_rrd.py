@@ -411,6 +411,9 @@ async def test_what_was_measured_of_a_vm_goes_with_it_to_another_host(sim_fleet)
     assert await archives_of_vm(one, uuid) is before
     assert sampler_of(one).find(uuid) is None
     assert sampler_of(two).find(uuid) is before
+    query = {"start": -60, "session_id": one.begin_session("root", "console")}
+    _, _, body = await asyncio.to_thread(_get, two.address, "/rrd_updates", query, {})
+    assert {found for _, _, found, _ in Report(body).values} == {uuid}
     measured = await one.pool.backend.measure([uuid])
     assert measured.vms[uuid].figures["memory"] == 256.0 * MIB
     assert "cpu_avg" in measured.host.figures

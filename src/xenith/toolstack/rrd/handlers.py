@@ -7,6 +7,7 @@ itself and the VMs that run on it.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator
 from urllib.parse import parse_qs
 
@@ -78,6 +79,8 @@ async def vm_rrd(host: HostServer, request: Request) -> Reply:
 
 
 async def _dump(archives: Archives, request: Request, query: dict[str, str]) -> Reply:
+    # It takes a while, and a source that is new meanwhile would make rows of another width.
+    archives = copy.deepcopy(archives)
     if _wants_json(request, query):
         return await _reply(export.dump_json(archives), "application/json")
     return await _reply(export.dump_xml(archives), "text/xml")
