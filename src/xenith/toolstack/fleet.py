@@ -28,6 +28,8 @@ from xenith.toolstack.objects import VOLATILE, Objects, Record
 from xenith.toolstack.pool import Pool
 from xenith.toolstack.recovery import DERIVED, forget_half_made, hand_over
 from xenith.toolstack.roles import Account
+from xenith.toolstack.rrd.handlers import HANDLERS
+from xenith.toolstack.rrd.sampler import sampler_of
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
 from xenith.toolstack.storage import records
@@ -108,7 +110,7 @@ class Fleet:
             name=name,
             password=password,
             methods=table(),
-            transfers=TRANSFERS,
+            transfers={**TRANSFERS, **HANDLERS},
             event_batch_s=self._event_batch_s,
             flush=self._flush,
             accounts=accounts,
@@ -148,6 +150,9 @@ class Fleet:
         except Unavailable:
             await self._put_back(name, host)
             raise
+        if not isinstance(backend, SimBackend):
+            rrds = None if self._directory is None else self._directory / "rrd" / name
+            sampler_of(host).begin(rrds)
         self._ports[name] = {"port": bound, "database": database, "host": own}
         self._write_place(name)
         pool.objects.update("host", own, address=host.address)

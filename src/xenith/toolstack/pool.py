@@ -9,7 +9,7 @@ Hosts of one pool are hosts of one fleet: they hold the database itself, not cop
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xenith.core.ids import Ids
@@ -21,7 +21,9 @@ from xenith.toolstack.backends import (
     DomainListener,
     DomainSpec,
     DomainState,
+    Measured,
     Repository,
+    Sample,
 )
 from xenith.toolstack.objects import Objects, Record
 from xenith.toolstack.operations import Operations
@@ -105,6 +107,12 @@ class Pool:
         vm = self.objects.by_uuid("VM", vm_uuid)
         place = self.place_of(vm, self.objects.get("VM", vm))
         return self.own().engine if place == NULL else self.member(place).engine
+
+    def used_memory_bytes(self, host: str) -> int:
+        """Tell the bytes that VMs were given on a host."""
+        if len(self.members) == 1:
+            return sum(self.memory_bytes.values())
+        return sum(size for vm, size in self.memory_bytes.items() if self.places.get(vm) == host)
 
     def coordinator_address(self) -> str:
         """Tell where the coordinator takes calls, be it up or not."""
@@ -236,6 +244,17 @@ class PoolBackend:
     async def set_qos(self, vm_uuid: str, disk: DiskSpec) -> None:
         """Limit a running domain's disk."""
         await self._pool.engine_of_vm(vm_uuid).set_qos(vm_uuid, disk)
+
+    async def measure(self, vm_uuids: Collection[str]) -> Measured:
+        """Measure domains wherever they are, and the coordinator."""
+        vms: dict[str, Sample] = {}
+        own = Sample({})
+        for member in list(self._pool.members.values()):
+            if member.is_up:
+                measured = await member.engine.measure(vm_uuids)
+                vms.update(measured.vms)
+                own = measured.host if member is self._pool.coordinator else own
+        return Measured(own, vms)
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
         """Give the end of the serial console's log."""

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,6 +34,9 @@ from xenith.toolstack.storage.attached import Storage
 from xenith.xapi import NULL, jsonrpc, xmlrpc
 from xenith.xapi.faults import XapiFault
 from xenith.xapi.wire import Reply, Request, ServerConnection, protocol_factory
+
+if TYPE_CHECKING:
+    from xenith.toolstack.rrd.sampler import Sampler
 
 _log = logger("toolstack")
 
@@ -109,6 +112,8 @@ class HostServer:
         self.tasks = TaskOwner(f"host {name}", world.clock)
         #: The SRs that are attached here; ``storage`` are those of all of the pool.
         self.own_storage = Storage()
+        #: What is measured here over time; None until someone asks.
+        self.sampler: Sampler | None = None
         self.address = ""
         self.identity: tls.Identity | None = None
         #: Where the certificate is kept; None keeps it nowhere.
@@ -203,6 +208,8 @@ class HostServer:
         """Take no more calls and break those in flight."""
         self.die()
         await self.tasks.stop()
+        if self.sampler is not None:
+            await self.sampler.keep()
         await self.engine.stop()
 
     def die(self) -> None:

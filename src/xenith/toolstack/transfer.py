@@ -37,8 +37,8 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
     nothing and no task, to hear of a redirection, and one that does not know the length.
     """
     query = {name: values[-1] for name, values in parse_qs(request.query).items()}
-    if not _may_transfer(host, request, query):
-        return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+    if not may_transfer(host, request, query):
+        return refusal()
     assert request.chunks is not None, "the path is one that streams"
     task, length = query.get("task_id", NULL), request.headers.get("content-length", "")
     try:
@@ -110,8 +110,8 @@ async def export_raw_vdi(host: HostServer, request: Request) -> Reply:
     What fails later breaks the connection, and the task tells why.
     """
     query = {name: values[-1] for name, values in parse_qs(request.query).items()}
-    if not _may_transfer(host, request, query):
-        return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+    if not may_transfer(host, request, query):
+        return refusal()
     task = query.get("task_id", NULL)
     try:
         export = await export_raw(host, query)
@@ -145,6 +145,11 @@ async def _told(host: HostServer, export: Export, task: str) -> AsyncIterator[by
         host.flush()
 
 
+def refusal() -> Reply:
+    """Answer who may not."""
+    return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
+
+
 TRANSFERS: dict[tuple[str, str], Transfer] = {
     ("PUT", "/import_raw_vdi"): import_raw_vdi,
     ("GET", "/export_raw_vdi"): export_raw_vdi,
@@ -156,10 +161,14 @@ def _named(task: str) -> dict[str, str]:
     return {} if task == NULL or not task.isprintable() else {"task-id": task}
 
 
-def _may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:
+def may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:
+    """Tell whether who sends a request has a session, or a name and its password."""
     session = _cookie(request.headers.get("cookie", "")) or query.get("session_id")
     if session:
-        return host.has_session(session)
+        # A session is the pool's: consoles ask each host for what it measures with the one that
+        # they have of the coordinator.
+        held = (host, host.pool.coordinator)
+        return any(one is not None and one.has_session(session) for one in held)
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return False

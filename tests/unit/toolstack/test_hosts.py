@@ -84,7 +84,8 @@ async def test_what_a_host_tells_of_itself(sim_host):
     assert len(cpus) == 4
     assert set(await sim_host.call("host.get_host_CPUs", host)) == set(cpus)
     names = [row["name_label"] for row in await sim_host.call("host.get_data_sources", host)]
-    assert names == ["memory_total_kib", "memory_free_kib"]
+    cpus_of_it = [f"cpu{number}" for number in range(4)]
+    assert names == [*cpus_of_it, "cpu_avg", "loadavg", "memory_total_kib", "memory_free_kib"]
     total = await sim_host.call("host.query_data_source", host, "memory_total_kib")
     assert total == 2 * GIB / 1024
     assert "VM.start" in await sim_host.call("host.list_methods")

@@ -108,7 +108,7 @@ async def test_memory_and_processors_of_a_running_vm_change_within_their_limits(
     assert await sim_host.call("VM_metrics.get_VCPUs_number", metrics) == 4
     assert (await sim_host.fault("VM.set_VCPUs_number_live", vm, 5))[0] == "INVALID_VALUE"
     names = [item["name_label"] for item in await sim_host.call("VM.get_data_sources", vm)]
-    assert names == ["cpu0", "cpu1", "cpu2", "cpu3", "memory", "memory_target"]
+    assert names == ["cpu0", "cpu1", "memory", "memory_target", "cpu2", "cpu3"]
     await sim_host.call("VM.add_to_VCPUs_params_live", vm, "weight", "512")
     assert sim_host.backend.schedules[uuid] == {"weight": "512"}
     for key, value in (("weight", "0"), ("cap", "401"), ("mask", "0,x"), ("colour", "1")):

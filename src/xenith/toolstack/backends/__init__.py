@@ -11,7 +11,7 @@ domains hold them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -78,6 +78,32 @@ class Capacity:
     cpu_count: int
     disk_bytes: int
     cpu_model: str = ""
+
+
+class Sample(NamedTuple):
+    """What is measured of a host or a domain, by the name of its data source.
+
+    Counters are given as they stand. With ``since_s``, seconds since the epoch, none of it has
+    changed since then: a backend that simulates knows.
+    """
+
+    figures: Mapping[str, float]
+    since_s: float | None = None
+
+
+class Measured(NamedTuple):
+    """What is measured of a host and of domains of it, by VM uuid."""
+
+    host: Sample
+    vms: Mapping[str, Sample]
+
+
+def device_name(number: int) -> str:
+    """Name a device as the guest sees it: xvda, …, xvdz, xvdaa."""
+    letters = chr(ord("a") + number % 26)
+    if number >= 26:
+        letters = chr(ord("a") + number // 26 - 1) + letters
+    return f"xvd{letters}"
 
 
 #: Called by a backend when a domain changes by itself: uuid, new state, and "reboot" or a reason.
@@ -201,6 +227,9 @@ class Backend(Protocol):
 
     async def set_qos(self, vm_uuid: str, disk: DiskSpec) -> None:
         """Limit a running domain's disk as it says now; one that does not run is no error."""
+
+    async def measure(self, vm_uuids: Collection[str]) -> Measured:
+        """Measure the host and some domains; those that cannot be measured are left out."""
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
         """Give the end of the serial console's log, at most ``byte_count`` bytes."""

@@ -40,6 +40,3 @@ class LiveBackend(Protocol):
 
     async def domain_copy_memory(self, vm_uuid: str, into_uuid: str) -> None:
         """Save a domain's memory, as it is now, as that of another that is suspended."""
-
-    async def domain_figures(self, vm_uuid: str) -> Mapping[str, float]:
-        """Give what is measured of a domain, by the name of its data source."""

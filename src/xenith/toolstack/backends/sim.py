@@ -7,7 +7,7 @@ it, or hold it up.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple, TypeVar
 
 from xenith.core.world import World
@@ -18,7 +18,10 @@ from xenith.toolstack.backends import (
     DomainListener,
     DomainSpec,
     DomainState,
+    Measured,
     Repository,
+    Sample,
+    device_name,
 )
 from xenith.toolstack.backends.live import XenstoreListener
 from xenith.toolstack.backends.sim_disks import SimDisk, SimRepository
@@ -72,6 +75,10 @@ class SimBackend:
         self._xenstore: dict[str, dict[str, str]] = {}
         self._memory: dict[str, int] = {}
         self._vcpus: dict[str, int] = {}
+        #: When each domain, and any of them, last changed: all that must be kept to tell later what
+        #: would have been measured.
+        self._since_s: dict[str, float] = {}
+        self._changed_s = world.clock.now()
         #: Processors' weights and caps, and keys that were sent; for tests.
         self.schedules: dict[str, Mapping[str, str]] = {}
         self.keys: list[tuple[str, str]] = []
@@ -127,7 +134,7 @@ class SimBackend:
     async def domain_shutdown(self, vm_uuid: str, *, is_clean: bool) -> None:
         """End a domain."""
         await self._act("domain_shutdown_clean" if is_clean else "domain_shutdown", vm_uuid)
-        self._domains.pop(vm_uuid, None)
+        self._end(vm_uuid)
 
     async def domain_reboot(self, vm_uuid: str, *, is_clean: bool) -> int:
         """Restart a domain."""
@@ -153,6 +160,7 @@ class SimBackend:
         """Save the domain."""
         await self._act("domain_suspend", vm_uuid)
         self._domains[vm_uuid] = "suspended"
+        self._touch(vm_uuid)
 
     async def domain_resume(self, spec: DomainSpec) -> int:
         """Bring a saved domain back."""
@@ -165,7 +173,7 @@ class SimBackend:
         """Let a domain go, with what is known of it; its disks go another way."""
         await self._act("domain_send", vm_uuid)
         spec = self._specs.pop(vm_uuid, None)
-        state = self._domains.pop(vm_uuid, "halted")
+        state = self._end(vm_uuid)
         kept = self._xenstore.pop(vm_uuid, {})
         return SimMove(vm_uuid, state, spec, kept)
 
@@ -190,7 +198,7 @@ class SimBackend:
     def change(self, vm_uuid: str, state: DomainState) -> None:
         """Have a guest change by itself; for tests."""
         if state in ("halted", "crashed"):
-            self._domains.pop(vm_uuid, None)
+            self._end(vm_uuid)
         else:
             self._domains[vm_uuid] = state
         self._listener(vm_uuid, state, "the guest's own doing")
@@ -200,6 +208,15 @@ class SimBackend:
         self._xenstore[spec.vm_uuid] = {"name": spec.name, **spec.xenstore}
         self._memory[spec.vm_uuid] = spec.memory_bytes
         self._vcpus[spec.vm_uuid] = spec.vcpu_count
+        self._touch(spec.vm_uuid)
+
+    def _end(self, vm_uuid: str) -> DomainState:
+        self._changed_s = self._world.clock.now()
+        self._since_s.pop(vm_uuid, None)
+        return self._domains.pop(vm_uuid, "halted")
+
+    def _touch(self, vm_uuid: str) -> None:
+        self._changed_s = self._since_s[vm_uuid] = self._world.clock.now()
 
     # -- live domains
 
@@ -216,10 +233,12 @@ class SimBackend:
         """Write keys of a domain's subtree; None removes a key."""
         await self._act("xenstore_write", vm_uuid)
         _apply(self._live(vm_uuid, self._xenstore), changes)
+        self._touch(vm_uuid)
 
     def guest_writes(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
         """Have a guest write to its xenstore; for tests."""
         _apply(self._live(vm_uuid, self._xenstore), changes)
+        self._touch(vm_uuid)
         self._on_xenstore(vm_uuid)
 
     async def domain_set_memory(self, vm_uuid: str, size_bytes: int) -> None:
@@ -227,12 +246,14 @@ class SimBackend:
         await self._act("domain_set_memory", vm_uuid)
         self._live(vm_uuid, self._memory)
         self._memory[vm_uuid] = size_bytes
+        self._touch(vm_uuid)
 
     async def domain_set_vcpus(self, vm_uuid: str, count: int) -> None:
         """Plug processors in or out."""
         await self._act("domain_set_vcpus", vm_uuid)
         self._live(vm_uuid, self._vcpus)
         self._vcpus[vm_uuid] = count
+        self._touch(vm_uuid)
 
     async def domain_set_schedule(self, vm_uuid: str, params: Mapping[str, str]) -> None:
         """Weigh and cap the processors."""
@@ -251,12 +272,34 @@ class SimBackend:
             raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
         self._domains[into_uuid] = "suspended"
 
-    async def domain_figures(self, vm_uuid: str) -> Mapping[str, float]:
-        """Give what a simulated guest, which is idle, would show."""
-        await self._act("domain_figures", vm_uuid)
-        memory = self._live(vm_uuid, self._memory)
+    async def measure(self, vm_uuids: Collection[str]) -> Measured:
+        """Tell what idle guests would show: memory as it stands, and counters that stand still."""
+        now_s = self._world.clock.now()
+        host = {f"cpu{number}": 0.0 for number in range(self._capacity.cpu_count)}
+        own = Sample({**host, "cpu_avg": 0.0, "loadavg": 0.0}, self._changed_s)
+        vms = {
+            uuid: Sample(self._figures(uuid), self._since_s.get(uuid, now_s))
+            for uuid in vm_uuids
+            if self._domains.get(uuid) in ("running", "paused") and uuid in self._specs
+        }
+        return Measured(own, vms)
+
+    def _figures(self, vm_uuid: str) -> dict[str, float]:
         figures = {f"cpu{number}": 0.0 for number in range(self._vcpus[vm_uuid])}
-        return {**figures, "memory": float(memory), "memory_target": float(memory)}
+        memory = float(self._memory[vm_uuid])
+        figures |= {"memory": memory, "memory_target": memory}
+        # Where a guest's agent says what it has free, in KiB. Source: xcp-rrdd, rrdp-squeezed.
+        said = self._xenstore[vm_uuid].get("data/meminfo_free", "")
+        if said.isascii() and said.isdigit():
+            figures["memory_internal_free"] = float(said[:15])
+        for disk in self._specs[vm_uuid].disks:
+            if disk.device.isdecimal():
+                name = device_name(int(disk.device))
+                figures |= {f"vbd_{name}_read": 0.0, f"vbd_{name}_write": 0.0}
+                figures |= {f"vbd_{name}_iops_read": 0.0, f"vbd_{name}_iops_write": 0.0}
+        for nic in self._specs[vm_uuid].nics:
+            figures |= {f"vif_{nic.device}_rx": 0.0, f"vif_{nic.device}_tx": 0.0}
+        return figures
 
     def _live(self, vm_uuid: str, table: Mapping[str, _Kept]) -> _Kept:
         if self._domains.get(vm_uuid) not in ("running", "paused"):

@@ -79,11 +79,8 @@ def free_memory_bytes(host: HostServer, ref: str | None = None) -> int:
     pool, wanted = host.pool, ref or host.ref
     if wanted not in pool.members:
         return 0
-    if len(pool.members) == 1:
-        used = sum(pool.memory_bytes.values())
-    else:
-        used = sum(size for vm, size in pool.memory_bytes.items() if pool.places.get(vm) == wanted)
-    return max(0, pool.members[wanted].engine.capacity().memory_bytes - used)
+    total = pool.members[wanted].engine.capacity().memory_bytes
+    return max(0, total - pool.used_memory_bytes(wanted))
 
 
 def write_free_memory(host: HostServer) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.classes import migration
 from xenith.toolstack.classes.host import free_memory_bytes, show_operations
-from xenith.toolstack.classes.live import source
 from xenith.toolstack.classes.placement import check_boot
 from xenith.toolstack.methods import method
 from xenith.toolstack.server import HostServer
@@ -258,36 +257,6 @@ def get_server_localtime(host: HostServer, ref: str) -> str:
     """Tell the host's time where it stands: ours stand in UTC. Source: XenAPI."""
     host.objects.get("host", ref)
     return host.now().removesuffix("Z")
-
-
-@method("host.get_data_sources")
-def get_data_sources(host: HostServer, ref: str) -> list[dict[str, Any]]:
-    """List what is measured of a host. Source: XenAPI host.get_data_sources."""
-    return [source(name, value) for name, value in _figures(host, ref).items()]
-
-
-@method("host.query_data_source")
-def query_data_source(host: HostServer, ref: str, name: str) -> float:
-    """Tell what a data source of a host says now. Source: XenAPI host.query_data_source."""
-    figures = _figures(host, ref)
-    if name not in figures:
-        raise XapiFault("INTERNAL_ERROR", f"no data source {name[:64]}")
-    return figures[name]
-
-
-@method("host.record_data_source")
-def record_data_source(host: HostServer, ref: str, name: str) -> None:
-    """Begin to record a data source: what there is, is recorded from the start."""
-    query_data_source(host, ref, name)
-
-
-def _figures(host: HostServer, ref: str) -> dict[str, float]:
-    host.objects.get("host", ref)
-    capacity = host.pool.member(ref).engine.capacity()
-    return {
-        "memory_total_kib": capacity.memory_bytes / 1024,
-        "memory_free_kib": free_memory_bytes(host, ref) / 1024,
-    }
 
 
 @method("host.set_hostname_live")

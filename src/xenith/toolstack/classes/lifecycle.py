@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection
 from functools import lru_cache
 from typing import Any
 
-from xenith.toolstack.backends import DomainState
+from xenith.toolstack.backends import DomainState, device_name
 from xenith.toolstack.classes import message
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes.host import write_free_memory
@@ -276,7 +276,7 @@ def has_started(host: HostServer, ref: str, domid: int, power: str) -> None:
     for vbd in record["VBDs"]:
         row = host.objects.get("VBD", vbd)
         if not row["currently_attached"]:
-            device = vbds.device_name(int(row["userdevice"]))
+            device = device_name(int(row["userdevice"]))
             vbds.set_attached(host, vbd, device=device)
     for vif in record["VIFs"]:
         if not host.objects.get("VIF", vif)["currently_attached"]:

@@ -122,55 +122,6 @@ async def send_trigger(host: HostServer, ref: str, trigger: str) -> None:
         await live(host, record).domain_key(record["uuid"], trigger)
 
 
-@method("VM.get_data_sources")
-async def get_data_sources(host: HostServer, ref: str) -> list[dict[str, Any]]:
-    """List what is measured of a VM. Source: XenAPI VM.get_data_sources."""
-    record = host.objects.get("VM", ref)
-    if not _is_live(record):
-        return []
-    return [
-        source(name, value)
-        for name, value in (await live(host, record).domain_figures(record["uuid"])).items()
-    ]
-
-
-def source(name: str, value: float) -> dict[str, Any]:
-    """Give the record of a data source. Source: XenAPI class data_source."""
-    units = "B" if name.startswith("memory") else "(fraction)"
-    return {
-        "name_label": name,
-        "name_description": name.replace("_", " "),
-        "enabled": True,
-        "standard": True,
-        "units": units,
-        "min": 0.0,
-        "max": float("inf") if units == "B" else 1.0,
-        "value": value,
-    }
-
-
-@method("VM.query_data_source")
-async def query_data_source(host: HostServer, ref: str, name: str) -> float:
-    """Tell what a data source says now. Source: XenAPI VM.query_data_source."""
-    async with operation(host, ref, "data_source_op") as record:
-        figures = await live(host, record).domain_figures(record["uuid"])
-    if name not in figures:
-        raise XapiFault("INTERNAL_ERROR", f"no data source {name[:64]}")
-    return figures[name]
-
-
-@method("VM.record_data_source")
-async def record_data_source(host: HostServer, ref: str, name: str) -> None:
-    """Begin to record a data source: what there is, is recorded from the start."""
-    await query_data_source(host, ref, name)
-
-
-@method("VM.forget_data_source_archives")
-async def forget_data_source_archives(host: HostServer, ref: str, name: str) -> None:
-    """Forget what a data source said: nothing older than now is kept here."""
-    await query_data_source(host, ref, name)
-
-
 async def guest_wrote(host: HostServer, vm_uuid: str) -> None:
     """Bring records in step with what a guest wrote to its xenstore.
 

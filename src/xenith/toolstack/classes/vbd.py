@@ -76,14 +76,6 @@ def _position(asked: str, taken: set[str]) -> str:
     return str(ord(named[1]) - ord("a"))
 
 
-def device_name(number: int) -> str:
-    """Name a device as the guest sees it: xvda, …, xvdz, xvdaa."""
-    letters = chr(ord("a") + number % 26)
-    if number >= 26:
-        letters = chr(ord("a") + number // 26 - 1) + letters
-    return f"xvd{letters}"
-
-
 @method("VBD.destroy", is_async=True)
 def destroy(host: HostServer, ref: str) -> None:
     """Take a device away from a VM; the disk stays. Source: XenAPI VBD.destroy."""

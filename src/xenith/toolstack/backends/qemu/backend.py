@@ -14,9 +14,10 @@ lines and takes hold again; nothing else is remembered that could be wrong after
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -33,9 +34,11 @@ from xenith.toolstack.backends import (
     DomainListener,
     DomainSpec,
     DomainState,
+    Measured,
     Repository,
+    Sample,
 )
-from xenith.toolstack.backends.qemu import console, machine
+from xenith.toolstack.backends.qemu import console, machine, measures
 from xenith.toolstack.backends.qemu.command import CONSOLE, disks_in_order, socket_name
 from xenith.toolstack.backends.qemu.domain import Domain
 from xenith.toolstack.backends.qemu.domains import Domains, Engine, checked_uuid
@@ -271,6 +274,21 @@ class QemuBackend:
             changed = msgspec.structs.replace(domain.record, spec=replace(spec, disks=disks))
             domain.record = changed
             self._domains.write_record(changed)
+
+    async def measure(self, vm_uuids: Collection[str]) -> Measured:
+        """Measure this machine and some domains; one whose QEMU does not answer is left out."""
+        living = [domain for domain in self._domains if domain.uuid in vm_uuids]
+        # At once, so that one that is stuck does not hold the others up.
+        found = await asyncio.gather(*(self._sample(domain) for domain in living))
+        vms = {domain.uuid: sample for domain, sample in zip(living, found, strict=True) if sample}
+        return Measured(Sample(measures.machine()), vms)
+
+    async def _sample(self, domain: Domain) -> Sample | None:
+        try:
+            return Sample(await domain.measure())
+        except BackendError as error:
+            _log.debug("a domain is not measured", vm=domain.uuid, error=repr(error))
+            return None
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
         """Give the end of the serial console's log, at most ``byte_count`` bytes."""

@@ -25,6 +25,7 @@ import msgspec
 from xenith.core.clock import Clock
 from xenith.core.log import logger
 from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, DomainState
+from xenith.toolstack.backends.qemu import measures
 from xenith.toolstack.backends.qemu.command import MONITOR, throttle_limits, throttle_name
 from xenith.toolstack.backends.qemu.processes import Process
 from xenith.toolstack.backends.qemu.qmp import Qmp, QmpError
@@ -34,6 +35,8 @@ from xenith.toolstack.backends.qemu.taps import Tap
 MEMORY_TIMEOUT_S = 1800.0
 #: QEMU greets at once unless it is stuck or another toolstack holds its one connection.
 _GREETING_TIMEOUT_S = 5.0
+#: What is measured must not come later than the next measurement.
+_MEASURE_TIMEOUT_S = 2.0
 #: Asked again, since a guest that still boots loses the press of its power button.
 _POWER_BUTTON_PERIOD_S = 5.0
 #: SeaBIOS that is entered by a reset resets the machine again, which looks like the guest's doing.
@@ -152,6 +155,24 @@ class Domain:
         """Let the guest's processors run."""
         await self._command("cont")
         await self.refresh()
+
+    async def measure(self) -> dict[str, float]:
+        """Tell what the guest uses, by the names of data sources.
+
+        Raises:
+            BackendError: QEMU does not answer.
+        """
+        if not self._qmp.is_connected:
+            # Whoever has something to do to it connects again; this is not worth the wait.
+            raise BackendError("INTERNAL_ERROR", "QEMU: not connected")
+
+        async def ask(name: str) -> Any:
+            return await self._command(name, timeout_s=_MEASURE_TIMEOUT_S)
+
+        try:
+            return await measures.domain(ask, self.record.spec, pid=self.process.pid)
+        except OSError as error:
+            raise BackendError("INTERNAL_ERROR", f"QEMU is gone: {error}") from error
 
     async def limit(self, boot_index: int, disk: DiskSpec) -> None:
         """Limit a disk's input and output from now on."""
