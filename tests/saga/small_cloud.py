@@ -20,6 +20,7 @@ from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
+from xenith.compute.schemas.servers import Rescue
 from xenith.core.clock import ManualClock
 from xenith.core.errors import NotFound
 from xenith.core.ids import CellId, Ids
@@ -263,6 +264,17 @@ class SmallCloud:
         await self.compute.rebuilds.rebuild(WHO, server_id, wanted, request_id=request_id)
         return request_id
 
+    async def rescue(self, server_id: str, **fields: Any) -> str:
+        request_id = self._request_id()
+        wanted = Rescue(**{"admin_pass": "pw", **fields})
+        await self.compute.rescues.rescue(WHO, server_id, wanted, request_id=request_id)
+        return request_id
+
+    async def unrescue(self, server_id: str) -> str:
+        request_id = self._request_id()
+        await self.compute.rescues.unrescue(WHO, server_id, request_id=request_id)
+        return request_id
+
     async def confirm_resize(self, server_id: str) -> str:
         request_id = self._request_id()
         await self.compute.resizes.confirm(WHO, server_id, request_id=request_id)
@@ -336,3 +348,10 @@ class SmallCloud:
             for name, host in self.fleet.hosts.items()
             for record in host.objects.all(class_name).values()
         ]
+
+    def by_ref(self, class_name: str) -> dict[str, Any]:
+        return {
+            ref: record
+            for host in self.fleet.hosts.values()
+            for ref, record in host.objects.all(class_name).items()
+        }

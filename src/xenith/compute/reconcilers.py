@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logger("compute.reconcile")
 
 #: vm_states in which a host must have the VM.
-_SETTLED = frozenset(("active", "stopped", "paused", "suspended", "resized"))
+_SETTLED = frozenset(("active", "stopped", "paused", "suspended", "rescued", "resized"))
 
 _ON_HOST = sa.select(
     instances.c.id,

@@ -25,6 +25,7 @@ from xenith.driver.image_cache import ImageCache, OpenImage
 from xenith.driver.inventory import Inventory
 from xenith.driver.names import instance_of, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
+from xenith.driver.rescue import Rescues
 from xenith.driver.snapshots import Snapshots
 from xenith.driver.vm_spec import VmSpec
 from xenith.driver.vms import Vms
@@ -66,6 +67,7 @@ class HostDriver:
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
+        self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
     # -- the host
 
@@ -155,8 +157,34 @@ class HostDriver:
                 self._disks.delete_root(instance_id),
                 self._disks.delete_config(instance_id),
                 self._snapshots.delete(instance_id),
+                *(
+                    self._disks.delete_further(instance_id, name)
+                    for name in self._inventory.further_names(instance_id)
+                ),
             )
         self._inventory.forget(instance_id)
+
+    # -- the rescue of a server
+
+    async def create_rescue_disks(self, spec: VmSpec) -> None:
+        """Make what a halted VM is rescued with, of the image in ``spec``. Safe to repeat."""
+        with self._spoken("make the rescue disk", spec.instance_id):
+            await self._rescues.make(spec)
+
+    async def attach_rescue(self, instance_id: str) -> None:
+        """Have a halted VM boot from its rescue disk, its root disk beside it. Safe to repeat."""
+        with self._spoken("attach the rescue disk", instance_id):
+            await self._rescues.attach(instance_id)
+
+    async def detach_rescue(self, instance_id: str) -> None:
+        """Have a halted VM boot from its root disk. Safe to repeat."""
+        with self._spoken("detach the rescue disk", instance_id):
+            await self._rescues.detach(instance_id)
+
+    async def delete_rescue_disks(self, instance_id: str) -> None:
+        """Remove what the VM was rescued with. Safe to repeat."""
+        with self._spoken("remove the rescue disk", instance_id):
+            await self._rescues.delete(instance_id)
 
     # -- images of a server
 

@@ -218,6 +218,15 @@ class Reboot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["HARD", "Hard", "hard", "SOFT", "Soft", "soft"]
 
 
+class Rescue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The value of the action `rescue`, which may be null."""
+
+    admin_pass: Annotated[str, msgspec.Meta(max_length=255)] | msgspec.UnsetType = msgspec.field(
+        name="adminPass", default=msgspec.UNSET
+    )
+    rescue_image_ref: Uuid | msgspec.UnsetType = msgspec.UNSET
+
+
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The value of the action `resize`."""
 
