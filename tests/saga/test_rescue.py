@@ -214,8 +214,9 @@ async def test_a_server_is_rescued_after_the_process_and_a_rescue_before(cloud, 
 
 
 async def test_an_image_that_does_not_come_leaves_the_server_running(
-    cloud, invariants, monkeypatch
+    small_cloud, invariants, monkeypatch
 ):
+    cloud = await small_cloud.SmallCloud.start(host_count=1, clock=small_cloud.QuickClock())
     (server_id,) = await cloud.build()
     cloud.images.info.id = other = "11111111-0000-4000-8000-000000000009"
     monkeypatch.setattr(cloud.images, "find_image", lambda *_: cloud.images.info)
@@ -225,3 +226,4 @@ async def test_an_image_that_does_not_come_leaves_the_server_running(
     row = await cloud.instance(server_id)
     assert (row.vm_state, row.task_state) == ("active", None)
     assert await cloud.problems(invariants) == []
+    await cloud.close()
