@@ -23,6 +23,7 @@ from xenith.compute.records.instances import allocations, instances
 from xenith.compute.records.servers import servers
 from xenith.core.ids import HostId, InstanceId
 from xenith.db import Database, Row, Tx
+from xenith.driver.flavor_disks import flavor_disks
 from xenith.driver.names import (
     INSTANCE_KEY,
     config_name,
@@ -354,7 +355,9 @@ def _machines(rows: Rows, hosts: list[HostRecords]) -> Iterator[str]:
 
 def _disk_names(server: Row, *, is_rescued: bool) -> tuple[list[str], list[str]]:
     """Give the names of a server's disks, and of those that its VM has."""
-    own = [root_name(server.id)]
+    flavor = server.flavor
+    sizes = {"swap_mib": flavor["swap"], "ephemeral_gib": flavor["ephemeral"]}
+    own = [root_name(server.id), *(disk.name for disk in flavor_disks(server.id, **sizes))]
     drive = [config_name(server.id)] if server.config_drive else []
     if not is_rescued:
         return [*own, *drive], [*own, *drive]

@@ -131,10 +131,12 @@ class Disks:
 
     async def grow_root(self, instance_id: str, root_gib: int) -> None:
         """Have the root disk of a halted VM be at least so large. Safe to repeat."""
-        root = await self.get_root(instance_id)
-        size = int(await self._line.call("VDI.get_virtual_size", root))
-        if root_gib * GIB > size:
-            await self._line.call("VDI.resize", root, root_gib * GIB)
+        await self.grow(await self.get_root(instance_id), root_gib * GIB)
+
+    async def grow(self, ref: str, size_bytes: int) -> None:
+        """Have a disk be at least so large. Safe to repeat."""
+        if size_bytes > int(await self._line.call("VDI.get_virtual_size", ref)):
+            await self._line.call("VDI.resize", ref, size_bytes)
 
     async def delete_root(self, instance_id: str) -> None:
         """Remove the root disk. Safe to repeat."""
@@ -161,17 +163,6 @@ class Disks:
             if name not in others:
                 others[name] = await make()
         return others[name]
-
-    def get_further(self, instance_id: str, name: str) -> str:
-        """Give a further disk's reference.
-
-        Raises:
-            NotFound: there is none.
-        """
-        ref = self._inventory.held(instance_id).others.get(name)
-        if ref is None:
-            raise NotFound(f"there is no disk {name} on {self._line.address.name}")
-        return ref
 
     async def delete_further(self, instance_id: str, name: str) -> None:
         """Remove one of an instance's further disks. Safe to repeat."""

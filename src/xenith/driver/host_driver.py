@@ -21,6 +21,7 @@ from xenith.driver.console import read_console_log
 from xenith.driver.disks import Disks
 from xenith.driver.events import EventStream
 from xenith.driver.faults import Spoken
+from xenith.driver.further_disks import FurtherDisks
 from xenith.driver.image_cache import ImageCache, OpenImage
 from xenith.driver.inventory import Inventory
 from xenith.driver.names import instance_of, is_stray
@@ -67,6 +68,7 @@ class HostDriver:
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
+        self._further = FurtherDisks(self._inventory, self._disks, self._vms)
         self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
     # -- the host
@@ -119,6 +121,11 @@ class HostDriver:
         """Make and fill the config drive, if there is to be one. Safe to repeat."""
         with self._spoken("make the config drive", spec.instance_id):
             await self._disks.create_config(spec)
+
+    async def create_flavor_disks(self, spec: VmSpec) -> None:
+        """Make the swap and ephemeral disks, if there are to be any. Safe to repeat."""
+        with self._spoken("make the swap and ephemeral disks", spec.instance_id):
+            await self._further.create(spec)
 
     async def create_vm(self, spec: VmSpec) -> None:
         """Make the VM with its VBDs and VIFs, halted. Safe to repeat."""
@@ -227,8 +234,19 @@ class HostDriver:
             held.power = state
         return WORDS[state]
 
-    async def resize(self, instance_id: str, *, ram_mib: int, vcpus: int, root_gib: int) -> None:
+    async def resize(
+        self,
+        instance_id: str,
+        *,
+        ram_mib: int,
+        vcpus: int,
+        root_gib: int,
+        swap_mib: int | None = None,
+        ephemeral_gib: int | None = None,
+    ) -> None:
         """Give a halted VM another size; its root disk grows and never shrinks. Safe to repeat.
+
+        Swap and ephemeral disks stay as they are where their sizes are not known.
 
         Raises:
             NotFound: the host has no such VM.
@@ -238,6 +256,10 @@ class HostDriver:
         with self._spoken("resize the VM", instance_id):
             await self._vms.set_size(instance_id, ram_mib=ram_mib, vcpus=vcpus)
             await self._disks.grow_root(instance_id, root_gib)
+            if swap_mib is not None and ephemeral_gib is not None:
+                await self._further.resize(
+                    instance_id, swap_mib=swap_mib, ephemeral_gib=ephemeral_gib
+                )
 
     async def power_state(self, instance_id: str) -> str | None:
         """Ask the host for the VM's power state; None when it has no such VM."""

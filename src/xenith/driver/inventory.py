@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from xenith.core.errors import NotFound
 from xenith.driver.names import (
     IMAGE_KEY,
     INSTANCE_KEY,
@@ -109,6 +110,17 @@ class Inventory:
             held.snapshot,
             *held.others.values(),
         )
+
+    def get_further(self, instance_id: str, name: str) -> str:
+        """Give the reference of one of an instance's further disks.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ref = self.held(instance_id).others.get(name)
+        if ref is None:
+            raise NotFound(f"there is no disk {name}", kind="NoDisk")
+        return ref
 
     def further_names(self, instance_id: str) -> list[str]:
         """List the names of an instance's further disks, also of those that are in doubt."""

@@ -51,6 +51,13 @@ class GuestKey(msgspec.Struct, frozen=True):
     type: str = "ssh"
 
 
+class GuestFlavor(msgspec.Struct, frozen=True):
+    """What a flavor gives beside the root disk: MiB of swap, GiB of ephemeral disks."""
+
+    swap: int = 0
+    ephemeral: int = 0
+
+
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """All that a guest is told of itself."""
 
@@ -63,6 +70,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     zone: str | None = None
     launch_index: int = 0
+    flavor: GuestFlavor = GuestFlavor()
     admin_pass: str = ""
     #: Base64, as the tenant sent it.
     user_data: str | None = None

@@ -80,6 +80,11 @@ def ephemeral_name(instance_id: str, number: int) -> str:
     return f"{_EPHEMERAL}{number}-{instance_id}"
 
 
+def is_flavor_disk(name_label: str) -> bool:
+    """Tell whether a disk of that name is one that a flavor gives beside the root disk."""
+    return name_label.startswith((_SWAP, _EPHEMERAL))
+
+
 def image_name(image_id: str) -> str:
     """Name a cached image."""
     return _IMAGE + image_id

@@ -61,7 +61,7 @@ class Rescues:
         await self._vms.set_disks(
             instance_id,
             {
-                ROOT_DEVICE: self._disks.get_further(instance_id, rescue_name(instance_id)),
+                ROOT_DEVICE: self._inventory.get_further(instance_id, rescue_name(instance_id)),
                 RESCUED_DEVICE: await self._disks.get_root(instance_id),
                 CONFIG_DEVICE: drive,
             },

@@ -13,6 +13,7 @@ from typing import Any
 from xenith.core.errors import Conflict, NotFound
 from xenith.core.limits import MIB
 from xenith.driver.connection import HostConnection
+from xenith.driver.flavor_disks import flavor_disks
 from xenith.driver.inventory import Inventory
 from xenith.driver.names import INSTANCE_KEY, network_name, vm_name
 from xenith.driver.vm_spec import VmNic, VmSpec
@@ -57,6 +58,12 @@ class Vms:
                 if held.power not in ("", "Halted"):
                     return  # It runs: an earlier process had made it whole.
                 await self._destroy_all(spec.instance_id, look=was_begun)
+            further = {
+                disk.device: self._inventory.get_further(spec.instance_id, disk.name)
+                for disk in flavor_disks(
+                    spec.instance_id, swap_mib=spec.swap_mib, ephemeral_gib=spec.ephemeral_gib
+                )
+            }
             networks = await asyncio.gather(*(self._network(nic) for nic in spec.nics))
             ref = await self._line.call("VM.create", vm_record(spec))
             self._inventory.has_vm(spec.instance_id, ref, power="Halted")
@@ -65,6 +72,10 @@ class Vms:
                 parts.append(
                     self._line.call("VBD.create", vbd_record(ref, held.config, CONFIG_DEVICE))
                 )
+            parts.extend(
+                self._line.call("VBD.create", vbd_record(ref, vdi, device))
+                for device, vdi in further.items()
+            )
             is_locked = self._line.places.has_openvswitch
             parts.extend(
                 self._line.call("VIF.create", vif_record(ref, nic, network, is_locked=is_locked))

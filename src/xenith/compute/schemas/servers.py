@@ -192,7 +192,7 @@ REBUILD_SERVER = versioned(
         Field("name", Name),
         Field("adminPass", Annotated[str, msgspec.Meta(max_length=255)], "admin_pass"),
         Field("metadata", Metadata),
-        # There are no ephemeral disks to keep.
+        # Taken and not heeded: no driver for virtual machines ever kept them.
         Field("preserve_ephemeral", Boolean),
         Field("OS-DCF:diskConfig", DiskConfig, "disk_config"),
         Field("accessIPv4", Address | None, "access_ipv4"),
