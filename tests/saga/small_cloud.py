@@ -143,12 +143,15 @@ class SmallCloud:
         seed: int = 7,
         file: Path | None = None,
         memory_bytes: int = 8 * GIB,
+        disk_bytes: int = 400 * GIB,
     ) -> Self:
         world = World(clock=clock or ManualClock(), ids=Ids(seed=seed))
         cloud = cls(world, "sqlite://" if file is None else f"sqlite:///{file}")
         prepare(cloud.db)
         for number in range(1, host_count + 1):
-            await cloud.start_host(f"host-{number}", memory_bytes=memory_bytes)
+            await cloud.start_host(
+                f"host-{number}", memory_bytes=memory_bytes, disk_bytes=disk_bytes
+            )
         cloud.cell = cloud._make_cell()
         await cloud.node.prepare()
         await cloud.networks.ensure_demo_network()
@@ -165,9 +168,11 @@ class SmallCloud:
         host, _, port = self.addresses[name].removeprefix("http://").rpartition(":")
         await self.fleet.hosts[name].listen(host, int(port))
 
-    async def start_host(self, name: str, *, memory_bytes: int) -> None:
+    async def start_host(
+        self, name: str, *, memory_bytes: int, disk_bytes: int = 400 * GIB
+    ) -> None:
         backend = SimBackend(
-            self.world, memory_bytes=memory_bytes, cpu_count=64, disk_bytes=400 * GIB
+            self.world, memory_bytes=memory_bytes, cpu_count=64, disk_bytes=disk_bytes
         )
         endpoint = await self.fleet.add_host(name, backend, password=PASSWORD)
         self.backends[name], self.addresses[name] = backend, endpoint.url
