@@ -17,6 +17,7 @@ import pytest
 
 from xenith.dev.client import ApiClient
 from xenith.dev.tiny_image import find_or_build
+from xenith.driver.ext4 import find_tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -29,6 +30,9 @@ done
 for disk in vdb vdc; do
     echo "swap on $disk: $(dd if=/dev/$disk bs=1 skip=4086 count=10 2>/dev/null | tr -d '\\0')."
     swapon /dev/$disk 2>/dev/null && echo "swapping: $(tail -n 1 /proc/swaps)"
+done
+for disk in vdd vde; do
+    echo "label of $disk: $(dd if=/dev/$disk bs=1 skip=1144 count=10 2>/dev/null | tr -d '\\0')."
 done
 if [ "$(cat /sys/block/vda/size)" -gt 204800 ]; then
     echo mine | dd of=/dev/vda bs=512 seek=204800 conv=fsync 2>/dev/null
@@ -118,6 +122,7 @@ def test_a_guest_is_rescued_with_its_own_disk_beside_and_brought_back(data: Path
             output = await said(api, server_id, "mark of vda: .", "swap on vdb: SWAPSPACE2.")
             for disk in ("vda 1024 MiB", "vdb 16 MiB", "vdd 1024 MiB"):
                 assert f"disk: {disk}" in output
+            assert ("label of vdd: ephemeral0." in output) is (find_tool() is not None)
             openstack(data, "server", "rescue", "--password", "other", "guest")
             await api.wait_server(server_id, status="RESCUE", timeout_s=120)
             output = await said(api, server_id, "mark of vdb: mine.", "swap on vdc: SWAPSPACE2.")

@@ -7,7 +7,8 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from xenith.core.errors import Invalid, NotFound
 from xenith.core.limits import GIB, MIB, STREAM_CHUNK_BYTES, XAPI_CALL_TIMEOUT_S
@@ -93,7 +94,14 @@ class Disks:
             await self.fill(held.config, content)
             held.is_config_whole = True
 
-    async def create(self, name: str, *, description: str, size_bytes: int) -> str:
+    async def create(
+        self,
+        name: str,
+        *,
+        description: str,
+        size_bytes: int,
+        other_config: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """Make an empty disk of at least so many bytes."""
         record = {
             "name_label": name,
@@ -103,7 +111,7 @@ class Disks:
             "type": "user",
             "sharable": False,
             "read_only": False,
-            "other_config": {},
+            "other_config": dict(other_config),
         }
         ref: str = await self._line.call("VDI.create", record)
         return ref

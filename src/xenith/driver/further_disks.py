@@ -1,31 +1,51 @@
 """Makes a flavor's swap and ephemeral disks, and has them follow when the flavor changes.
 
-A swap disk holds a swap area as ``mkswap`` makes it, on the whole disk; an ephemeral one is blank.
+A swap disk holds a swap area as ``mkswap`` makes it, an ephemeral one an ext4 file system, where
+that can be made; both on the whole disk. A disk is marked until it is formatted, which is once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
+from xenith.core.world import World
+from xenith.driver import ext4
+from xenith.driver.connection import HostConnection
 from xenith.driver.disks import Disks
 from xenith.driver.flavor_disks import SWAP_DEVICE, FlavorDisk, device_of, flavor_disks
 from xenith.driver.inventory import Inventory
-from xenith.driver.names import is_flavor_disk
+from xenith.driver.names import BLANK_KEY, is_flavor_disk
+from xenith.driver.qcow2 import read_file
 from xenith.driver.swap import swap_header
 from xenith.driver.vm_spec import VmSpec
 from xenith.driver.vms import Vms
+
+#: Seconds for a file system to reach a host.
+IMPORT_TIMEOUT_S = 300.0
 
 
 class FurtherDisks:
     """Such disks of one host's servers."""
 
-    def __init__(self, inventory: Inventory, disks: Disks, vms: Vms) -> None:
+    def __init__(
+        self,
+        world: World,
+        line: HostConnection,
+        inventory: Inventory,
+        disks: Disks,
+        vms: Vms,
+    ) -> None:
+        self._world = world
+        self._line = line
         self._inventory = inventory
         self._disks = disks
         self._vms = vms
+        #: One file system at a time is made for a host: it takes processor and room for files here.
+        self._maker = asyncio.Lock()
 
     async def create(self, spec: VmSpec) -> None:
-        """Make the disks. Safe to repeat while no guest has them."""
+        """Make the disks. Safe to repeat."""
         for disk in flavor_disks(
             spec.instance_id, swap_mib=spec.swap_mib, ephemeral_gib=spec.ephemeral_gib
         ):
@@ -36,14 +56,37 @@ class FurtherDisks:
             instance_id,
             disk.name,
             lambda: self._disks.create(
-                disk.name, description=disk.description, size_bytes=disk.size_bytes
+                disk.name,
+                description=disk.description,
+                size_bytes=disk.size_bytes,
+                other_config={BLANK_KEY: "true"},
             ),
         )
-        if disk.device == SWAP_DEVICE:
-            # The guest knows the area by this; no two servers share it.
-            known_by = uuid.uuid5(uuid.UUID(instance_id), disk.description)
-            await self._disks.fill(ref, swap_header(disk.size_bytes, uuid=known_by.bytes))
+        if BLANK_KEY in await self._line.call("VDI.get_other_config", ref):
+            await self._format(instance_id, ref, disk)
+            await self._line.call("VDI.remove_from_other_config", ref, BLANK_KEY)
         return ref
+
+    async def _format(self, instance_id: str, ref: str, disk: FlavorDisk) -> None:
+        # The guest knows what is on the disk by this; no two servers share it.
+        known_by = uuid.uuid5(uuid.UUID(instance_id), disk.description)
+        if disk.device == SWAP_DEVICE:
+            await self._disks.fill(ref, swap_header(disk.size_bytes, uuid=known_by.bytes))
+            return
+        tool = ext4.find_tool()
+        if tool is None:
+            return
+        made = ext4.made_as_vhd(
+            tool, disk.size_bytes, label=disk.description, uuid=str(known_by), world=self._world
+        )
+        async with self._maker, made as file:
+            await self._line.import_vdi(
+                ref,
+                read_file(file),
+                disk_format="vhd",
+                size_bytes=file.stat().st_size,
+                timeout_s=IMPORT_TIMEOUT_S,
+            )
 
     async def resize(self, instance_id: str, *, swap_mib: int, ephemeral_gib: int) -> None:
         """Have a halted VM have the disks of another flavor. Safe to repeat.

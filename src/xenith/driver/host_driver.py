@@ -68,7 +68,7 @@ class HostDriver:
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
-        self._further = FurtherDisks(self._inventory, self._disks, self._vms)
+        self._further = FurtherDisks(world, self._line, self._inventory, self._disks, self._vms)
         self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
     # -- the host

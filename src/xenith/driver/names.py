@@ -21,6 +21,9 @@ COMPLETE_KEY = "xenith-image-complete"
 #: Holds the id of the image that a snapshot is to become.
 SNAPSHOT_KEY = "xenith-snapshot-for"
 
+#: Says that a disk is yet to be formatted; taken off when it is.
+BLANK_KEY = "xenith-blank"
+
 _VM, _ROOT, _CONFIG, _SNAPSHOT, _IMAGE, _NETWORK = (
     "xenith-vm-",
     "xenith-root-",

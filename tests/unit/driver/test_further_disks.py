@@ -6,9 +6,11 @@ import uuid
 
 import pytest
 
-from xenith.core.errors import NotFound
+from xenith.core.errors import NotFound, Unavailable
+from xenith.driver import ext4
 from xenith.driver.flavor_disks import flavor_disks
 from xenith.driver.names import (
+    BLANK_KEY,
     config_name,
     ephemeral_name,
     instance_of,
@@ -90,6 +92,29 @@ async def test_a_flavors_disks_are_made_plugged_and_removed(bench, driver, make)
     assert sizes[ephemeral_name(ID, 0)] == 3 * 2**30
     await driver.destroy_instance(ID)
     assert bench.names() == [f"xenith-image-{spec.image_id}"]
+
+
+async def test_a_disk_is_formatted_once_and_left_blank_without_the_tool(
+    bench, driver, make, monkeypatch
+):
+    spec = make(swap_mib=16, ephemeral_gib=1)
+    formatted = []
+    inner = driver._line.import_vdi
+
+    async def import_vdi(ref, chunks, **options):
+        formatted.append(options["disk_format"])
+        if len(formatted) == 1:
+            raise Unavailable("the host went away")
+        await inner(ref, chunks, **options)
+
+    monkeypatch.setattr(driver._line, "import_vdi", import_vdi)
+    monkeypatch.setattr(ext4, "find_tool", lambda: None)
+    with pytest.raises(Unavailable):
+        await driver.create_flavor_disks(spec)
+    for _ in range(2):
+        await driver.create_flavor_disks(spec)
+    assert formatted == ["raw", "raw"]
+    assert not any(BLANK_KEY in vdi["other_config"] for vdi in bench.records("VDI"))
 
 
 async def test_a_vm_is_not_made_without_its_disks(driver, make):
