@@ -20,6 +20,7 @@ from xenith.compute.operations.requests import ServerRequest
 from xenith.compute.records import quotas
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
+from xenith.compute.schemas.servers import Rescue
 from xenith.core.clock import ManualClock
 from xenith.core.errors import NotFound
 from xenith.core.ids import CellId, Ids
@@ -142,12 +143,15 @@ class SmallCloud:
         seed: int = 7,
         file: Path | None = None,
         memory_bytes: int = 8 * GIB,
+        disk_bytes: int = 400 * GIB,
     ) -> Self:
         world = World(clock=clock or ManualClock(), ids=Ids(seed=seed))
         cloud = cls(world, "sqlite://" if file is None else f"sqlite:///{file}")
         prepare(cloud.db)
         for number in range(1, host_count + 1):
-            await cloud.start_host(f"host-{number}", memory_bytes=memory_bytes)
+            await cloud.start_host(
+                f"host-{number}", memory_bytes=memory_bytes, disk_bytes=disk_bytes
+            )
         cloud.cell = cloud._make_cell()
         await cloud.node.prepare()
         await cloud.networks.ensure_demo_network()
@@ -164,9 +168,11 @@ class SmallCloud:
         host, _, port = self.addresses[name].removeprefix("http://").rpartition(":")
         await self.fleet.hosts[name].listen(host, int(port))
 
-    async def start_host(self, name: str, *, memory_bytes: int) -> None:
+    async def start_host(
+        self, name: str, *, memory_bytes: int, disk_bytes: int = 400 * GIB
+    ) -> None:
         backend = SimBackend(
-            self.world, memory_bytes=memory_bytes, cpu_count=64, disk_bytes=400 * GIB
+            self.world, memory_bytes=memory_bytes, cpu_count=64, disk_bytes=disk_bytes
         )
         endpoint = await self.fleet.add_host(name, backend, password=PASSWORD)
         self.backends[name], self.addresses[name] = backend, endpoint.url
@@ -263,6 +269,17 @@ class SmallCloud:
         await self.compute.rebuilds.rebuild(WHO, server_id, wanted, request_id=request_id)
         return request_id
 
+    async def rescue(self, server_id: str, **fields: Any) -> str:
+        request_id = self._request_id()
+        wanted = Rescue(**{"admin_pass": "pw", **fields})
+        await self.compute.rescues.rescue(WHO, server_id, wanted, request_id=request_id)
+        return request_id
+
+    async def unrescue(self, server_id: str) -> str:
+        request_id = self._request_id()
+        await self.compute.rescues.unrescue(WHO, server_id, request_id=request_id)
+        return request_id
+
     async def confirm_resize(self, server_id: str) -> str:
         request_id = self._request_id()
         await self.compute.resizes.confirm(WHO, server_id, request_id=request_id)
@@ -336,3 +353,10 @@ class SmallCloud:
             for name, host in self.fleet.hosts.items()
             for record in host.objects.all(class_name).values()
         ]
+
+    def by_ref(self, class_name: str) -> dict[str, Any]:
+        return {
+            ref: record
+            for host in self.fleet.hosts.values()
+            for ref, record in host.objects.all(class_name).items()
+        }

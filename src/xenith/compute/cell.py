@@ -34,6 +34,7 @@ from xenith.compute.reconcilers import (
 from xenith.compute.records.actions import finish_event
 from xenith.compute.records.claims import release_claim
 from xenith.compute.records.instances import change_instance, insert_instance, instances
+from xenith.compute.rescuing import RESCUE, UNRESCUE, accept_rescue, accept_unrescue
 from xenith.compute.resizing import (
     RESIZE,
     REVERT_RESIZE,
@@ -50,8 +51,10 @@ from xenith.compute.sagas.delete import DELETE
 from xenith.compute.sagas.image import IMAGE_SAGA
 from xenith.compute.sagas.power import POWER, write_power_found
 from xenith.compute.sagas.rebuild import REBUILD_SAGA
+from xenith.compute.sagas.rescue import RESCUE_SAGA
 from xenith.compute.sagas.resize import RESIZE_SAGA, REVERT_SAGA
 from xenith.compute.sagas.run import RUN
+from xenith.compute.sagas.unrescue import UNRESCUE_SAGA
 from xenith.compute.states import NOSTATE, POWER_NUMBERS, TRANSITIONS
 from xenith.compute.storage import HostStorage
 from xenith.core.errors import Invalid, NotFound, Unavailable, XenithError
@@ -81,15 +84,34 @@ SAGAS = {
         IMAGE_SAGA,
         POWER,
         REBUILD_SAGA,
+        RESCUE_SAGA,
         RUN,
         RESIZE_SAGA,
         REVERT_SAGA,
+        UNRESCUE_SAGA,
     )
 }
 
 
 #: What is done of intents that need no more than the server's row.
-_ACCEPTED = {IMAGE: accept_image, REBUILD: accept_rebuild}
+_ACCEPTED = {
+    IMAGE: accept_image,
+    REBUILD: accept_rebuild,
+    RESCUE: accept_rescue,
+    UNRESCUE: accept_unrescue,
+}
+#: What a delete does not wait for the end of.
+_CANCELLED = (
+    "build",
+    "power",
+    "run",
+    IMAGE,
+    REBUILD,
+    RESCUE,
+    UNRESCUE,
+    RESIZE,
+    REVERT_RESIZE,
+)
 
 
 class _Reserved(msgspec.Struct, frozen=True):
@@ -488,7 +510,7 @@ class ComputeCell:
             self._let_go(tx, intent.subject, row.build)
             return
         self.take(tx, intent, task_state="deleting")
-        for kind in ("build", "power", "run", IMAGE, REBUILD, RESIZE, REVERT_RESIZE):
+        for kind in _CANCELLED:
             saga.cancel(tx, subject=intent.subject, kind=kind)
         saga.start(
             tx,

@@ -33,7 +33,7 @@ IMAGE_IDLE_S = 86400.0
 IMAGE_FREE_SHARE = 0.1
 
 #: vm_states in which a host must have the VM.
-_SETTLED = frozenset(("active", "stopped", "paused", "suspended", "resized"))
+_SETTLED = frozenset(("active", "stopped", "paused", "suspended", "rescued", "resized"))
 
 _ON_HOST = sa.select(
     instances.c.id,

@@ -104,11 +104,16 @@ def _accept_resize(
     flavor = intent.params["flavor"]
     old = {"ram_mib": held.ram_mib, "vcpus": held.vcpus}
     new = {"ram_mib": flavor["ram"], "vcpus": flavor["vcpus"]}
+    most = {name: max(old[name], new[name]) for name in old}
+    # A root of an earlier version does not tell what the server had.
+    if (had := intent.params.get("old_flavor")) is not None:
+        old.update(_disks(had))
+        new.update(_disks(flavor))
     claimed = {
         **{name: getattr(held, name) for name in ("instance_id", "host_id", "project_id")},
         "group_id": held.group_id,
         "disk_gib": max(held.disk_gib, disk_gib_of(flavor)),
-        **{name: max(old[name], new[name]) for name in old},
+        **most,
     }
     if not cell.hosts.write_claim(tx, claimed):
         cell.look_again_later(tx, held.host_id)
@@ -128,6 +133,10 @@ def _accept_resize(
     )
     _begin(tx, intent, row, size={**new, "root_gib": flavor["disk"]}, back=old)
     return Verdict(id=intent.id, answer=kinds.DONE)
+
+
+def _disks(flavor: dict[str, Any]) -> dict[str, int]:
+    return {"swap_mib": flavor["swap"], "ephemeral_gib": flavor["ephemeral"]}
 
 
 def _accept_revert(cell: ComputeCell, tx: Tx, intent: Intent, row: Row) -> None:

@@ -23,11 +23,14 @@ from xenith.compute.records.instances import allocations, instances
 from xenith.compute.records.servers import servers
 from xenith.core.ids import HostId, InstanceId
 from xenith.db import Database, Row, Tx
+from xenith.driver.flavor_disks import flavor_disks
 from xenith.driver.names import (
     INSTANCE_KEY,
     config_name,
     instance_of,
     is_complete_image,
+    rescue_config_name,
+    rescue_name,
     root_name,
     vm_name,
 )
@@ -44,6 +47,7 @@ POWERS = {
     "paused": ("Paused",),
     "stopped": ("Halted",),
     "suspended": ("Suspended",),
+    "rescued": ("Running", "Halted"),
     "resized": ("Running", "Halted"),
 }
 CLASSES = ("VM", "VDI", "VBD", "VIF")
@@ -334,21 +338,33 @@ def _machines(rows: Rows, hosts: list[HostRecords]) -> Iterator[str]:
             for vdi in host.of("VDI").values()
             if instance_of(vdi["name_label"]) == server_id
         )
-        names = [root_name(server_id)]
-        if server.config_drive:
-            names.append(config_name(server_id))
-        if disks != sorted(names):
+        wanted, attached = _disk_names(server, is_rescued=instance.vm_state == "rescued")
+        if disks != sorted(wanted):
             yield f"server {server_id} has the disks {disks}"
         plugged = sorted(
             host.of("VDI")[vbd["VDI"]]["name_label"]
             for vbd in host.of("VBD").values()
             if vbd["VM"] == ref and vbd["VDI"] in host.of("VDI")
         )
-        if plugged != sorted(names):
+        if plugged != sorted(attached):
             yield f"the VM of server {server_id} has the disks {plugged}"
         macs = sorted(vif["MAC"] for vif in host.of("VIF").values() if vif["VM"] == ref)
         if macs != sorted(port["mac"] for port in server.ports):
             yield f"the VM of server {server_id} has the cards {macs}"
+
+
+def _disk_names(server: Row, *, is_rescued: bool) -> tuple[list[str], list[str]]:
+    """Give the names of a server's disks, and of those that its VM has."""
+    flavor = server.flavor
+    sizes = {"swap_mib": flavor["swap"], "ephemeral_gib": flavor["ephemeral"]}
+    own = [root_name(server.id), *(disk.name for disk in flavor_disks(server.id, **sizes))]
+    drive = [config_name(server.id)] if server.config_drive else []
+    if not is_rescued:
+        return [*own, *drive], [*own, *drive]
+    rescue = [rescue_name(server.id)]
+    if server.config_drive:
+        rescue.append(rescue_config_name(server.id))
+    return [*own, *drive, *rescue], [*own, *rescue]
 
 
 def find_in_table(

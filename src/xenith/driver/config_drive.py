@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from xenith.driver.iso9660 import build_iso9660
-from xenith.driver.metadata import Guest, content_path, meta_data, network_data
+from xenith.driver.metadata import Guest, content_path, ec2_meta_data, meta_data, network_data
 
 LABEL = "config-2"
 VERSIONS = ("2018-08-27", "latest")
+EC2_VERSIONS = ("2009-04-04", "latest")
 
 _encoder = msgspec.json.Encoder()
 
@@ -51,6 +52,8 @@ def drive_files(guest: Guest) -> dict[str, bytes]:
         for version in VERSIONS
         for name, content in documents.items()
     }
+    ec2 = _encoder.encode(ec2_meta_data(guest))
+    files |= {f"ec2/{version}/meta-data.json": ec2 for version in EC2_VERSIONS}
     for number, (_, content) in enumerate(guest.files):
         files["openstack" + content_path(number)] = _decoded(content)
     return files

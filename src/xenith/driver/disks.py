@@ -7,10 +7,12 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from xenith.core.errors import Invalid, NotFound
 from xenith.core.limits import GIB, MIB, STREAM_CHUNK_BYTES, XAPI_CALL_TIMEOUT_S
+from xenith.driver.config_drive import LABEL
 from xenith.driver.connection import HostConnection
 from xenith.driver.image_cache import ImageCache
 from xenith.driver.inventory import CachedImage, Inventory
@@ -42,9 +44,10 @@ class Disks:
             if was_begun:
                 held.root = await self.find(name)
             if held.root is None:
-                held.root = await self._clone(spec, name)
+                held.root = await self.clone(spec, name)
 
-    async def _clone(self, spec: VmSpec, name: str) -> str:
+    async def clone(self, spec: VmSpec, name: str) -> str:
+        """Clone the image's disk under a name, grown to the size of the root disk."""
         image = await self._image(spec)
         wanted = spec.root_gib * GIB
         if 0 < wanted < image.size_bytes:
@@ -87,25 +90,41 @@ class Disks:
             if was_begun and held.config is None:
                 held.config = await self.find(name)
             if held.config is None:
-                record = {
-                    "name_label": name,
-                    "name_description": "config-2",
-                    "SR": self._line.places.sr,
-                    "virtual_size": -(-len(content) // MIB) * MIB,
-                    "type": "user",
-                    "sharable": False,
-                    "read_only": False,
-                    "other_config": {},
-                }
-                held.config = await self._line.call("VDI.create", record)
-            await self._line.import_vdi(
-                held.config,
-                _pieces(content),
-                disk_format="raw",
-                size_bytes=len(content),
-                timeout_s=XAPI_CALL_TIMEOUT_S,
-            )
+                held.config = await self.create(name, description=LABEL, size_bytes=len(content))
+            await self.fill(held.config, content)
             held.is_config_whole = True
+
+    async def create(
+        self,
+        name: str,
+        *,
+        description: str,
+        size_bytes: int,
+        other_config: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """Make an empty disk of at least so many bytes."""
+        record = {
+            "name_label": name,
+            "name_description": description,
+            "SR": self._line.places.sr,
+            "virtual_size": -(-size_bytes // MIB) * MIB,
+            "type": "user",
+            "sharable": False,
+            "read_only": False,
+            "other_config": dict(other_config),
+        }
+        ref: str = await self._line.call("VDI.create", record)
+        return ref
+
+    async def fill(self, ref: str, content: bytes) -> None:
+        """Write the first bytes of a disk. Safe to repeat."""
+        await self._line.import_vdi(
+            ref,
+            _pieces(content),
+            disk_format="raw",
+            size_bytes=len(content),
+            timeout_s=XAPI_CALL_TIMEOUT_S,
+        )
 
     async def get_root(self, instance_id: str) -> str:
         """Give the root disk's reference.
@@ -120,10 +139,12 @@ class Disks:
 
     async def grow_root(self, instance_id: str, root_gib: int) -> None:
         """Have the root disk of a halted VM be at least so large. Safe to repeat."""
-        root = await self.get_root(instance_id)
-        size = int(await self._line.call("VDI.get_virtual_size", root))
-        if root_gib * GIB > size:
-            await self._line.call("VDI.resize", root, root_gib * GIB)
+        await self.grow(await self.get_root(instance_id), root_gib * GIB)
+
+    async def grow(self, ref: str, size_bytes: int) -> None:
+        """Have a disk be at least so large. Safe to repeat."""
+        if size_bytes > int(await self._line.call("VDI.get_virtual_size", ref)):
+            await self._line.call("VDI.resize", ref, size_bytes)
 
     async def delete_root(self, instance_id: str) -> None:
         """Remove the root disk. Safe to repeat."""
@@ -138,6 +159,24 @@ class Disks:
         held = self._inventory.held(instance_id)
         await self.delete_named(name, held.config)
         held.config, held.is_config_whole = None, False
+
+    async def ensure_further(
+        self, instance_id: str, name: str, make: Callable[[], Awaitable[str]]
+    ) -> str:
+        """Have one of an instance's further disks; one that is there is kept. Safe to repeat."""
+        others = self._inventory.held(instance_id).others
+        with self._inventory.begin(name) as was_begun:
+            if was_begun and name not in others and (found := await self.find(name)) is not None:
+                others[name] = found
+            if name not in others:
+                others[name] = await make()
+        return others[name]
+
+    async def delete_further(self, instance_id: str, name: str) -> None:
+        """Remove one of an instance's further disks. Safe to repeat."""
+        others = self._inventory.held(instance_id).others
+        await self.delete_named(name, others.get(name))
+        others.pop(name, None)
 
     async def delete_named(self, name: str, known: str | None) -> None:
         """Remove a disk, and all of its name if it may have been made without our knowing."""

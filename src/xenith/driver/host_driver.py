@@ -22,10 +22,12 @@ from xenith.driver.console import read_console_log
 from xenith.driver.disks import Disks
 from xenith.driver.events import EventStream
 from xenith.driver.faults import Spoken
+from xenith.driver.further_disks import FurtherDisks
 from xenith.driver.image_cache import CacheCounts, ImageCache, OpenImage
 from xenith.driver.inventory import CachedImage, Inventory
 from xenith.driver.names import instance_of, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
+from xenith.driver.rescue import Rescues
 from xenith.driver.snapshots import Snapshots
 from xenith.driver.vm_spec import VmSpec
 from xenith.driver.vms import Vms
@@ -69,6 +71,8 @@ class HostDriver:
         self._vms = Vms(self._line, self._inventory)
         #: Its repositories, for operators.
         self.storage = Storage(self._line)
+        self._further = FurtherDisks(world, self._line, self._inventory, self._disks, self._vms)
+        self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
     # -- the host
 
@@ -138,6 +142,11 @@ class HostDriver:
         with self._spoken("make the config drive", spec.instance_id):
             await self._disks.create_config(spec)
 
+    async def create_flavor_disks(self, spec: VmSpec) -> None:
+        """Make the swap and ephemeral disks, if there are to be any. Safe to repeat."""
+        with self._spoken("make the swap and ephemeral disks", spec.instance_id):
+            await self._further.create(spec)
+
     async def create_vm(self, spec: VmSpec) -> None:
         """Make the VM with its VBDs and VIFs, halted. Safe to repeat."""
         with self._spoken("make the VM", spec.instance_id):
@@ -175,8 +184,34 @@ class HostDriver:
                 self._disks.delete_root(instance_id),
                 self._disks.delete_config(instance_id),
                 self._snapshots.delete(instance_id),
+                *(
+                    self._disks.delete_further(instance_id, name)
+                    for name in self._inventory.further_names(instance_id)
+                ),
             )
         self._inventory.forget(instance_id)
+
+    # -- the rescue of a server
+
+    async def create_rescue_disks(self, spec: VmSpec) -> None:
+        """Make what a halted VM is rescued with, of the image in ``spec``. Safe to repeat."""
+        with self._spoken("make the rescue disk", spec.instance_id):
+            await self._rescues.make(spec)
+
+    async def attach_rescue(self, instance_id: str) -> None:
+        """Have a halted VM boot from its rescue disk, its root disk beside it. Safe to repeat."""
+        with self._spoken("attach the rescue disk", instance_id):
+            await self._rescues.attach(instance_id)
+
+    async def detach_rescue(self, instance_id: str) -> None:
+        """Have a halted VM boot from its root disk. Safe to repeat."""
+        with self._spoken("detach the rescue disk", instance_id):
+            await self._rescues.detach(instance_id)
+
+    async def delete_rescue_disks(self, instance_id: str) -> None:
+        """Remove what the VM was rescued with. Safe to repeat."""
+        with self._spoken("remove the rescue disk", instance_id):
+            await self._rescues.delete(instance_id)
 
     # -- images of a server
 
@@ -219,8 +254,19 @@ class HostDriver:
             held.power = state
         return WORDS[state]
 
-    async def resize(self, instance_id: str, *, ram_mib: int, vcpus: int, root_gib: int) -> None:
+    async def resize(
+        self,
+        instance_id: str,
+        *,
+        ram_mib: int,
+        vcpus: int,
+        root_gib: int,
+        swap_mib: int | None = None,
+        ephemeral_gib: int | None = None,
+    ) -> None:
         """Give a halted VM another size; its root disk grows and never shrinks. Safe to repeat.
+
+        Swap and ephemeral disks stay as they are where their sizes are not known.
 
         Raises:
             NotFound: the host has no such VM.
@@ -230,6 +276,10 @@ class HostDriver:
         with self._spoken("resize the VM", instance_id):
             await self._vms.set_size(instance_id, ram_mib=ram_mib, vcpus=vcpus)
             await self._disks.grow_root(instance_id, root_gib)
+            if swap_mib is not None and ephemeral_gib is not None:
+                await self._further.resize(
+                    instance_id, swap_mib=swap_mib, ephemeral_gib=ephemeral_gib
+                )
 
     async def power_state(self, instance_id: str) -> str | None:
         """Ask the host for the VM's power state; None when it has no such VM."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from xenith.core.errors import NotFound
 from xenith.driver.names import (
     IMAGE_KEY,
     INSTANCE_KEY,
@@ -19,6 +20,7 @@ from xenith.driver.names import (
     instance_of,
     is_complete_image,
     is_stray,
+    main_names,
     root_name,
     snapshot_name,
 )
@@ -40,11 +42,13 @@ class Held:
     is_config_whole: bool = False
     #: The root disk as it was when an image of it was asked for.
     snapshot: str | None = None
+    #: Its further disks by name: swap, ephemeral, those that it is rescued with.
+    others: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing."""
-        disks = (self.root, self.config, self.snapshot)
+        disks = (self.root, self.config, self.snapshot, *self.others.values())
         return self.vm is None and not any(disks)
 
 
@@ -99,7 +103,29 @@ class Inventory:
     def has(self, instance_id: str, ref: str) -> bool:
         """Tell whether an object is known to be the instance's."""
         held = self.instances.get(instance_id)
-        return held is not None and ref in (held.vm, held.root, held.config, held.snapshot)
+        return held is not None and ref in (
+            held.vm,
+            held.root,
+            held.config,
+            held.snapshot,
+            *held.others.values(),
+        )
+
+    def get_further(self, instance_id: str, name: str) -> str:
+        """Give the reference of one of an instance's further disks.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ref = self.held(instance_id).others.get(name)
+        if ref is None:
+            raise NotFound(f"there is no disk {name}", kind="NoDisk")
+        return ref
+
+    def further_names(self, instance_id: str) -> list[str]:
+        """List the names of an instance's further disks, also of those that are in doubt."""
+        begun = {name for name in self._begun if instance_of(name) == instance_id}
+        return sorted({*self.held(instance_id).others, *begun}.difference(main_names(instance_id)))
 
     def settle(self, *names: str) -> None:
         """Say that the host was asked, so that no end is unknown."""
@@ -159,6 +185,7 @@ class Inventory:
         """
         for held in self.instances.values():
             held.root = held.config = held.snapshot = None
+            held.others.clear()
         self.images.clear()
         strays: list[str] = []
         for ref, record in sorted(records.items(), key=lambda item: not item[1]["VBDs"]):
@@ -181,6 +208,8 @@ class Inventory:
             held.config, held.is_config_whole = ref, False
         elif name == snapshot_name(instance_id) and held.snapshot is None:
             held.snapshot = ref
+        elif name not in main_names(instance_id) and name not in held.others:
+            held.others[name] = ref
         else:
             return False
         return True

@@ -12,9 +12,12 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Iterable
+from string import ascii_lowercase
 from typing import Any
 
 import msgspec
+
+from xenith.driver.flavor_disks import EPHEMERAL_DEVICE, flavor_disks
 
 #: Bytes of seed for the guest's random pool. Source: nova gives 512.
 SEED_BYTES = 512
@@ -51,6 +54,13 @@ class GuestKey(msgspec.Struct, frozen=True):
     type: str = "ssh"
 
 
+class GuestFlavor(msgspec.Struct, frozen=True):
+    """What a flavor gives beside the root disk: MiB of swap, GiB of ephemeral disks."""
+
+    swap: int = 0
+    ephemeral: int = 0
+
+
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """All that a guest is told of itself."""
 
@@ -63,6 +73,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     zone: str | None = None
     launch_index: int = 0
+    flavor: GuestFlavor = GuestFlavor()
     admin_pass: str = ""
     #: Base64, as the tenant sent it.
     user_data: str | None = None
@@ -97,6 +108,24 @@ def meta_data(guest: Guest) -> dict[str, Any]:
             for number, (path, _) in enumerate(guest.files)
         ]
     return document
+
+
+def ec2_meta_data(guest: Guest) -> dict[str, Any]:
+    """Give what EC2 calls ``meta-data``: from it cloud-init learns where its further disks are.
+
+    Source: nova, ``InstanceMetadata._get_ec2_metadata`` and its block device mapping.
+    """
+    mapping = {"ami": "xvda", "root": "/dev/xvda"}
+    sizes = {"swap_mib": guest.flavor.swap, "ephemeral_gib": guest.flavor.ephemeral}
+    # A guest's disks have one letter each; no host has room for more ephemeral disks.
+    for disk in flavor_disks(guest.id, **sizes)[: len(ascii_lowercase) - EPHEMERAL_DEVICE]:
+        mapping[disk.description] = f"/dev/xvd{ascii_lowercase[int(disk.device)]}"
+    return {
+        "instance-id": guest.id,
+        "hostname": guest.hostname,
+        "local-hostname": guest.hostname,
+        "block-device-mapping": mapping,
+    }
 
 
 def content_path(number: int) -> str:

@@ -6,6 +6,7 @@ scheme may never change without a new prefix: hosts outlive releases.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ COMPLETE_KEY = "xenith-image-complete"
 #: Holds the id of the image that a snapshot is to become.
 SNAPSHOT_KEY = "xenith-snapshot-for"
 
+#: Says that a disk is yet to be formatted; taken off when it is.
+BLANK_KEY = "xenith-blank"
+
 _VM, _ROOT, _CONFIG, _SNAPSHOT, _IMAGE, _NETWORK = (
     "xenith-vm-",
     "xenith-root-",
@@ -27,6 +31,15 @@ _VM, _ROOT, _CONFIG, _SNAPSHOT, _IMAGE, _NETWORK = (
     "xenith-snapshot-",
     "xenith-image-",
     "xenith-",
+)
+_RESCUE, _RESCUE_CONFIG, _SWAP, _EPHEMERAL = (
+    "xenith-rescue-",
+    "xenith-rescue-config-",
+    "xenith-swap-",
+    "xenith-ephemeral-",
+)
+_OF_INSTANCE = re.compile(
+    "xenith-(?:vm|root|config|snapshot|rescue-config|rescue|swap|ephemeral-[0-9]{1,2})-(.+)"
 )
 
 
@@ -50,6 +63,31 @@ def snapshot_name(instance_id: str) -> str:
     return _SNAPSHOT + instance_id
 
 
+def rescue_name(instance_id: str) -> str:
+    """Name the disk that an instance is rescued with."""
+    return _RESCUE + instance_id
+
+
+def rescue_config_name(instance_id: str) -> str:
+    """Name the config drive of an instance that is rescued."""
+    return _RESCUE_CONFIG + instance_id
+
+
+def swap_name(instance_id: str) -> str:
+    """Name an instance's swap disk."""
+    return _SWAP + instance_id
+
+
+def ephemeral_name(instance_id: str, number: int) -> str:
+    """Name one of an instance's ephemeral disks; ``number`` is 0 to 99."""
+    return f"{_EPHEMERAL}{number}-{instance_id}"
+
+
+def is_flavor_disk(name_label: str) -> bool:
+    """Tell whether a disk of that name is one that a flavor gives beside the root disk."""
+    return name_label.startswith((_SWAP, _EPHEMERAL))
+
+
 def image_name(image_id: str) -> str:
     """Name a cached image."""
     return _IMAGE + image_id
@@ -60,17 +98,19 @@ def network_name(network_id: str) -> str:
     return _NETWORK + network_id
 
 
+def main_names(instance_id: str) -> tuple[str, ...]:
+    """Give the names that every instance may have; its further disks have others."""
+    return tuple(name(instance_id) for name in (vm_name, root_name, config_name, snapshot_name))
+
+
 def instance_of(name_label: str) -> str | None:
     """Tell which instance a VM or VDI is of, by its name.
 
     >>> instance_of("xenith-root-" + "0" * 32) == "0" * 32, instance_of("xenith-root-x")
     (True, None)
     """
-    for prefix in (_VM, _ROOT, _CONFIG, _SNAPSHOT):
-        if name_label.startswith(prefix):
-            instance_id = name_label.removeprefix(prefix)
-            return instance_id if is_uuid(instance_id) else None
-    return None
+    found = _OF_INSTANCE.fullmatch(name_label)
+    return found[1] if found is not None and is_uuid(found[1]) else None
 
 
 def is_complete_image(vdi: Mapping[str, Any]) -> bool:

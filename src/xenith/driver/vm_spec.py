@@ -33,5 +33,8 @@ class VmSpec(msgspec.Struct, frozen=True):
     nics: tuple[VmNic, ...] = ()
     #: Keys below ``vm-data/`` that the guest may read.
     xenstore: dict[str, str] = {}
+    #: 0 for none.
+    swap_mib: int = 0
+    ephemeral_gib: int = 0
     #: The bytes of the config drive.
     config_drive: bytes | None = None

@@ -7,18 +7,21 @@ that is found halted and was not made whole by this process is made anew: it has
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from xenith.core.errors import Conflict, NotFound
 from xenith.core.limits import MIB
 from xenith.driver.connection import HostConnection
+from xenith.driver.flavor_disks import flavor_disks
 from xenith.driver.inventory import Inventory
 from xenith.driver.names import INSTANCE_KEY, network_name, vm_name
 from xenith.driver.vm_spec import VmNic, VmSpec
 from xenith.xapi import NULL, XapiFault
 
-#: Devices of the disks. Source: nova's table; the guest sees xvda and xvdd.
-ROOT_DEVICE, CONFIG_DEVICE = "0", "3"
+#: Devices of the disks. Source: nova's table; the guest sees xvda, xvdb and xvdd. The second is the
+#: own root disk of a VM that is rescued.
+ROOT_DEVICE, RESCUED_DEVICE, CONFIG_DEVICE = "0", "1", "3"
 #: Times that a VM that changes by itself is tried to be removed.
 DESTROY_TRIES_MAX = 4
 
@@ -55,6 +58,12 @@ class Vms:
                 if held.power not in ("", "Halted"):
                     return  # It runs: an earlier process had made it whole.
                 await self._destroy_all(spec.instance_id, look=was_begun)
+            further = {
+                disk.device: self._inventory.get_further(spec.instance_id, disk.name)
+                for disk in flavor_disks(
+                    spec.instance_id, swap_mib=spec.swap_mib, ephemeral_gib=spec.ephemeral_gib
+                )
+            }
             networks = await asyncio.gather(*(self._network(nic) for nic in spec.nics))
             ref = await self._line.call("VM.create", vm_record(spec))
             self._inventory.has_vm(spec.instance_id, ref, power="Halted")
@@ -63,6 +72,10 @@ class Vms:
                 parts.append(
                     self._line.call("VBD.create", vbd_record(ref, held.config, CONFIG_DEVICE))
                 )
+            parts.extend(
+                self._line.call("VBD.create", vbd_record(ref, vdi, device))
+                for device, vdi in further.items()
+            )
             is_locked = self._line.places.has_openvswitch
             parts.extend(
                 self._line.call("VIF.create", vif_record(ref, nic, network, is_locked=is_locked))
@@ -76,6 +89,27 @@ class Vms:
         name = vm_name(instance_id)
         await self._destroy_all(instance_id, look=self._inventory.is_begun(name))
         self._inventory.settle(name)
+
+    async def set_disks(self, instance_id: str, wanted: Mapping[str, str | None]) -> None:
+        """Have these disks at these devices of a halted VM, and others at none. Safe to repeat.
+
+        Raises:
+            NotFound: the host has no such VM.
+        """
+        vm = self.get(instance_id)
+        refs = await self._line.call("VM.get_VBDs", vm)
+        records = await asyncio.gather(*(self._line.call("VBD.get_record", ref) for ref in refs))
+        missing = {device: vdi for device, vdi in wanted.items() if vdi is not None}
+        for ref, record in zip(refs, records, strict=True):
+            device = record["userdevice"]
+            if device not in wanted:
+                continue
+            if missing.get(device) == record["VDI"]:
+                del missing[device]
+            else:
+                await self._line.call("VBD.destroy", ref)
+        for device, vdi in sorted(missing.items()):
+            await self._line.call("VBD.create", vbd_record(vm, vdi, device))
 
     async def set_size(self, instance_id: str, *, ram_mib: int, vcpus: int) -> None:
         """Give a halted VM this memory and as many processors. Safe to repeat.

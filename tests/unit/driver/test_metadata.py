@@ -3,10 +3,13 @@
 import base64
 import json
 
+import msgspec
+
 from xenith.driver.config_drive import build_config_drive, drive_files
 from xenith.driver.metadata import (
     Guest,
     GuestAddress,
+    GuestFlavor,
     GuestKey,
     GuestPort,
     meta_data,
@@ -109,6 +112,21 @@ def test_only_the_first_interface_has_a_default_route_for_the_agent():
     data = xenstore_data(guest)
     assert json.loads(data["vm-data/networking/FA163E000001"])["gateway"] == "10.0.0.1"
     assert json.loads(data["vm-data/networking/FA163E000002"])["gateway"] is None
+
+
+def test_a_guest_is_told_where_its_further_disks_are():
+    flavor = GuestFlavor(swap=64, ephemeral=2001)
+    files = drive_files(msgspec.structs.replace(GUEST, flavor=flavor))
+    for version in ("2009-04-04", "latest"):
+        told = json.loads(files[f"ec2/{version}/meta-data.json"])
+        assert told["block-device-mapping"] == {
+            "ami": "xvda",
+            "root": "/dev/xvda",
+            "swap": "/dev/xvdc",
+            "ephemeral0": "/dev/xvde",
+            "ephemeral1": "/dev/xvdf",
+        }
+        assert told["local-hostname"] == GUEST.hostname
 
 
 def test_the_drive_holds_each_document_under_its_date_and_as_latest():

@@ -16,6 +16,7 @@ from xenith.compute.schemas.servers import (
     CreateImage,
     Lock,
     Reboot,
+    Rescue,
     ResetState,
     Resize,
 )
@@ -113,6 +114,22 @@ async def rebuild(call: Call[Compute]) -> Answer:
         server["user_data"] = made.view.server.user_data
     url = f"{call.url}/v2.1/servers/{call['server_id']}"
     return Answer({"server": server}, status=202, headers={"location": url})
+
+
+async def rescue(call: Call[Compute]) -> dict[str, str]:
+    """Have a server boot from another image's disk, its own beside it."""
+    wanted = call.body if isinstance(call.body, Rescue) else Rescue()
+    admin_pass = await call.service.rescues.rescue(
+        call.principal, call["server_id"], wanted, request_id=call.request_id
+    )
+    return {"adminPass": admin_pass}
+
+
+async def unrescue(call: Call[Compute]) -> None:
+    """Have a rescued server boot from its own disk again."""
+    await call.service.rescues.unrescue(
+        call.principal, call["server_id"], request_id=call.request_id
+    )
 
 
 async def create_image(call: Call[Compute]) -> Answer:
@@ -305,6 +322,8 @@ ENDPOINTS = (
     _do("confirmResize", confirm_resize, "servers:confirm_resize", status=204),
     _do("revertResize", revert_resize, "servers:revert_resize"),
     _do("rebuild", rebuild, "servers:rebuild", body=REBUILD_SERVER),
+    _do("rescue", rescue, "os-rescue", body=(((2, 1), Rescue | None),), status=200),
+    _do("unrescue", unrescue, "os-unrescue"),
     _do("createImage", create_image, "servers:create_image", body=CreateImage),
     _do("createBackup", create_backup, "os-create-backup", body=CreateBackup),
     _do("lock", lock, "os-lock-server:lock", body=(((2, 73), Lock | None),)),

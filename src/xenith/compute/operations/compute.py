@@ -11,6 +11,7 @@ from xenith.compute.operations.keypairs import Keypairs
 from xenith.compute.operations.labels import ServerLabels
 from xenith.compute.operations.quotas import Quotas
 from xenith.compute.operations.rebuilds import Rebuilds
+from xenith.compute.operations.rescues import Rescues
 from xenith.compute.operations.resizes import Resizes
 from xenith.compute.operations.server_groups import ServerGroups
 from xenith.compute.operations.server_images import ServerImages
@@ -28,6 +29,7 @@ class Compute:
         self.resizes = Resizes(context)
         self.images = ServerImages(context)
         self.rebuilds = Rebuilds(context)
+        self.rescues = Rescues(context)
         self.labels = ServerLabels(context)
         self.flavors = Flavors(context)
         self.keypairs = Keypairs(context)

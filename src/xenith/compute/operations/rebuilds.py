@@ -103,7 +103,8 @@ class Rebuilds:
             action="rebuild",
             kind=REBUILD,
             task_state="rebuilding",
-            params=self._params(
+            params=told_server(
+                context,
                 tx,
                 server,
                 told_image(image),
@@ -114,37 +115,44 @@ class Rebuilds:
         )
         return Rebuilt(get_view(tx, server_id, principal), admin_pass)
 
-    def _params(
-        self, tx: Tx, server: Row, image: dict[str, Any], *, files: list[Any], admin_pass: str
-    ) -> dict[str, Any]:
-        """Give what a cell needs to make the server, as a build does."""
-        key = None
-        if server.key_name is not None:
-            key = keypairs.find_keypair(tx, server.user_id, server.key_name)
-        sealed = None
-        if server.config_drive:
-            # Only the config drive tells it to the guest.
-            sealed = self._context.seal_for(server.cell_id, admin_pass.encode())
-        return {
-            "project_id": server.project_id,
-            "user_id": server.user_id,
-            "name": server.name,
-            "hostname": server.hostname,
-            "flavor": server.flavor,
-            "image": image,
-            "ports": server.ports,
-            "key": told_key(key),
-            "metadata": server.metadata,
-            "user_data": server.user_data,
-            "files": files,
-            "config_drive": server.config_drive,
-            "zone": server.zone,
-            "hints": server.hints,
-            "host": None,
-            "group": None,
-            "launch_index": server.launch_index,
-            "sealed_password": sealed,
-        }
+
+def told_server(
+    context: Context,
+    tx: Tx,
+    server: Row,
+    image: dict[str, Any],
+    *,
+    files: list[Any],
+    admin_pass: str,
+) -> dict[str, Any]:
+    """Give what a cell needs to make disks of a server's own anew, as a build does."""
+    key = None
+    if server.key_name is not None:
+        key = keypairs.find_keypair(tx, server.user_id, server.key_name)
+    sealed = None
+    if server.config_drive:
+        # Only the config drive tells it to the guest.
+        sealed = context.seal_for(server.cell_id, admin_pass.encode())
+    return {
+        "project_id": server.project_id,
+        "user_id": server.user_id,
+        "name": server.name,
+        "hostname": server.hostname,
+        "flavor": server.flavor,
+        "image": image,
+        "ports": server.ports,
+        "key": told_key(key),
+        "metadata": server.metadata,
+        "user_data": server.user_data,
+        "files": files,
+        "config_drive": server.config_drive,
+        "zone": server.zone,
+        "hints": server.hints,
+        "host": None,
+        "group": None,
+        "launch_index": server.launch_index,
+        "sealed_password": sealed,
+    }
 
 
 def _changes(wanted: Any) -> dict[str, Any]:

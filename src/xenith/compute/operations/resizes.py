@@ -71,7 +71,7 @@ class Resizes:
                 action="resize",
                 kind=RESIZE,
                 task_state="resize_prep",
-                params={"flavor": new["flavor"]},
+                params={"flavor": new["flavor"], "old_flavor": old},
                 request_id=request_id,
             )
 
@@ -143,6 +143,13 @@ class Resizes:
             raise Invalid(
                 "Server disk was unable to be resized because: Resize to a smaller disk is not "
                 "allowed.",
+                kind="CannotResizeDisk",
+            )
+        if row.ephemeral_gib < server.flavor["ephemeral"]:
+            # Source: nova's XenAPI driver, which would not shrink them either.
+            raise Invalid(
+                "Server disk was unable to be resized because: Resize to smaller ephemeral disks "
+                "is not allowed.",
                 kind="CannotResizeDisk",
             )
         image = self._context.images.find_image(tx, server.image_id, principal)

@@ -177,13 +177,14 @@ async def bring_image(cell: ComputeCell, run: Run) -> None:
 
 
 async def make_disks(cell: ComputeCell, run: Run) -> None:
-    """Make the root disk from the image, and the config drive."""
+    """Make the root disk from the image, the flavor's further disks, and the config drive."""
     spec = await vm_spec(cell, run)
     with _hosts_words_kept():
         driver = cell.hosts.up_driver(run.data["host_id"])
-        # Both are waited for whatever comes of one: the undo must find them at rest.
+        # All are waited for whatever comes of one: the undo must find them at rest.
         ends = await asyncio.gather(
             driver.create_root_disk(spec),
+            driver.create_flavor_disks(spec),
             driver.create_config_drive(spec),
             return_exceptions=True,
         )
@@ -193,7 +194,7 @@ async def make_disks(cell: ComputeCell, run: Run) -> None:
 
 
 async def remove_disks(cell: ComputeCell, run: Run) -> None:
-    """Remove both disks."""
+    """Remove the disks."""
     await _clean(cell, run)
 
 
@@ -342,6 +343,8 @@ async def vm_spec(cell: ComputeCell, run: Run, *, has_drive_bytes: bool = True) 
         ram_mib=flavor["ram"],
         vcpus=flavor["vcpus"],
         root_gib=flavor["disk"],
+        swap_mib=flavor["swap"],
+        ephemeral_gib=flavor["ephemeral"],
         image_id=image["id"],
         image_format=image["disk_format"] or "raw",
         image_size_bytes=image["size_bytes"],

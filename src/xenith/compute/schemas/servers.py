@@ -192,7 +192,7 @@ REBUILD_SERVER = versioned(
         Field("name", Name),
         Field("adminPass", Annotated[str, msgspec.Meta(max_length=255)], "admin_pass"),
         Field("metadata", Metadata),
-        # There are no ephemeral disks to keep.
+        # Taken and not heeded: no driver for virtual machines ever kept them.
         Field("preserve_ephemeral", Boolean),
         Field("OS-DCF:diskConfig", DiskConfig, "disk_config"),
         Field("accessIPv4", Address | None, "access_ipv4"),
@@ -216,6 +216,15 @@ class Reboot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The value of the action `reboot`."""
 
     type: Literal["HARD", "Hard", "hard", "SOFT", "Soft", "soft"]
+
+
+class Rescue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The value of the action `rescue`, which may be null."""
+
+    admin_pass: Annotated[str, msgspec.Meta(max_length=255)] | msgspec.UnsetType = msgspec.field(
+        name="adminPass", default=msgspec.UNSET
+    )
+    rescue_image_ref: Uuid | msgspec.UnsetType = msgspec.UNSET
 
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
