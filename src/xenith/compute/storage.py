@@ -116,12 +116,12 @@ def prove(disk: Disk, living: Mapping[str, bool]) -> list[str]:
     >>> prove(Disk(uuid="u", name="old", kind="other", size=1, used=1), {})
     ['no VM has it', 'its name is none that Xenith gives', 'it is no base copy']
     """
-    if disk.kind in ("root", "config", "snapshot"):
+    if disk.kind == "half":
+        return ["an import or a clone that did not end", "the cell removes it by itself"]
+    if disk.of and disk.kind != "image":
         if living.get(disk.of):
             return []
         return [f"server {disk.of} is not in this cell", "the cell removes it by itself"]
-    if disk.kind == "half":
-        return ["an import or a clone that did not end", "the cell removes it by itself"]
     if disk.kind != "other" or disk.is_attached:
         return []
     said = ["no VM has it", "its name is none that Xenith gives", "it is no base copy"]

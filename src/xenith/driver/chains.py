@@ -15,14 +15,7 @@ import msgspec
 
 from xenith.core.errors import Conflict, NotFound
 from xenith.driver.connection import HostConnection
-from xenith.driver.names import (
-    IMAGE_KEY,
-    config_name,
-    instance_of,
-    is_complete_image,
-    is_stray,
-    root_name,
-)
+from xenith.driver.names import IMAGE_KEY, is_complete_image, is_stray, part_of
 
 #: Key of a VDI's ``sm_config`` that names the one below it. Source: sm, VDI.py.
 PARENT_KEY = "vhd-parent"
@@ -41,7 +34,8 @@ class Disk(msgspec.Struct, frozen=True):
 
     uuid: str
     name: str
-    #: root, config, snapshot, image, half (of an import or clone), base, other; or XenAPI's type.
+    #: A part of a server (root, config, snapshot, …), image, half (of an import or clone), base,
+    #: other; or XenAPI's type.
     kind: str
     size: int
     used: int
@@ -131,8 +125,7 @@ def _disk(record: Record, by_uuid: Mapping[str, Record], refs: Mapping[str, str]
 
 
 def _kind(record: Record) -> tuple[str, str]:
-    name = record["name_label"]
-    instance_id = instance_of(name)
+    part, instance_id = part_of(record["name_label"])
     if not record["managed"]:
         return "base", ""
     if is_complete_image(record):
@@ -142,8 +135,7 @@ def _kind(record: Record) -> tuple[str, str]:
     if instance_id is None:
         # Memory of a suspended VM, a pool's own state, and the like.
         return ("other", "") if record["type"] in _OF_USERS else (record["type"], "")
-    kinds = {root_name(instance_id): "root", config_name(instance_id): "config"}
-    return kinds.get(name, "snapshot"), instance_id
+    return part, instance_id
 
 
 def _moment(text: str) -> float | None:

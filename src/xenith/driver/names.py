@@ -39,7 +39,7 @@ _RESCUE, _RESCUE_CONFIG, _SWAP, _EPHEMERAL = (
     "xenith-ephemeral-",
 )
 _OF_INSTANCE = re.compile(
-    "xenith-(?:vm|root|config|snapshot|rescue-config|rescue|swap|ephemeral-[0-9]{1,2})-(.+)"
+    "xenith-(vm|root|config|snapshot|rescue-config|rescue|swap|ephemeral-[0-9]{1,2})-(.+)"
 )
 
 
@@ -109,8 +109,17 @@ def instance_of(name_label: str) -> str | None:
     >>> instance_of("xenith-root-" + "0" * 32) == "0" * 32, instance_of("xenith-root-x")
     (True, None)
     """
+    return part_of(name_label)[1]
+
+
+def part_of(name_label: str) -> tuple[str, str | None]:
+    """Tell which part of which instance a VM or VDI is, by its name.
+
+    >>> part_of("xenith-rescue-config-" + "0" * 32), part_of("xenith-root-x")
+    (('rescue-config', '00000000000000000000000000000000'), ('', None))
+    """
     found = _OF_INSTANCE.fullmatch(name_label)
-    return found[1] if found is not None and is_uuid(found[1]) else None
+    return (found[1], found[2]) if found is not None and is_uuid(found[2]) else ("", None)
 
 
 def is_complete_image(vdi: Mapping[str, Any]) -> bool:
