@@ -470,3 +470,28 @@ def test_a_build_that_a_cell_accepted_before_it_was_removed_goes_elsewhere(nodes
             assert (await tree.reaches("a", "owned", timeout_s=60)).cell_id == "c2"
 
     nodes.play(scenario)
+
+
+def test_a_batch_that_is_lost_is_sent_again_though_its_origin_changes_on(nodes):
+    async def scenario(simulation):
+        async with nodes.Tree(simulation, DEEP) as tree:
+            await tree.start()
+            await tree.ready()
+            await tree.settle()
+            lost = []
+
+            def lose(spoken):
+                is_first = not lost and spoken.sender == "c1" and "changes" in spoken.kinds
+                if is_first:
+                    lost.append(spoken)
+                return is_first
+
+            tree.air.loses = lose
+            for number in range(20):
+                await tree.write("c1", "a", value=f"{number}")
+                await asyncio.sleep(1)
+            assert lost
+            # It has never been still for as long as a batch may be on its way.
+            assert int((await tree.thing("c1", "a", at="api")).value) >= 18
+
+    nodes.play(scenario)

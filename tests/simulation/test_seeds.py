@@ -36,7 +36,9 @@ FOUND = {
 
 #: The same of storms with an operator.
 FOUND_WITH_OPERATOR = {
+    4: "a batch of changes was lost, and a cell that changed on told nothing more",
     9: "a build that a cell held and never began was asked of it for ever after it was removed",
+    11: "a build came back to a cell that had let it go, and the root took the server for deleted",
     13: "what a router could not pass on was refused, though the cell was below it again",
 }
 

@@ -222,8 +222,10 @@ class ParentLink:
                 return
             state.sent = batch.to
             state.is_news = False
+            if state.in_flight == 0:
+                # Later ones do not put it off: behind one that was lost they are all refused.
+                state.due_s = self._clock.monotonic() + RETRY_S
             state.in_flight += 1
-            state.due_s = self._clock.monotonic() + RETRY_S
 
     async def _hear_acks(self, group: list[ChangesAck]) -> None:
         for ack in group:
@@ -241,6 +243,8 @@ class ParentLink:
             if number < state.acked.number or (number < state.sent and state.in_flight == 0):
                 # It lost a batch, or lost what it had: begin where it stands.
                 state.sent, state.in_flight = number, 0
+            if number > state.acked.number:
+                state.due_s = self._clock.monotonic() + RETRY_S
             state.acked = Place(state.acked.epoch, number)
             self._dirty.add(ack.origin)
         self._wake.set()

@@ -29,7 +29,10 @@ def apply_change(tx: Tx, networks: Networking, instance: Row) -> None:
         # Gone, or another cell's: a cell has no say about servers that it was not given.
         return
     if instance.vm_state == "deleted":
-        end_server(tx, networks, server, now_s=instance.terminated_at)
+        # A build that never began was let go because it went elsewhere, and may have come back to
+        # the same cell since: that is no end of the server, unless it was asked for.
+        if instance.is_confirmed or server.pending_task_state == "deleting":
+            end_server(tx, networks, server, now_s=instance.terminated_at)
         return
     _follow_resize(tx, server, instance)
     if instance.vm_state in _HAVING_VM and instance.host_name is not None:
