@@ -439,6 +439,7 @@ async def test_real_hosts_are_measured_every_five_seconds_and_their_past_outlive
         await hosts.clock.advance(5)
     rows = (await sampler.of_vms())[uuid].levels[0].rows(60)[:, 0, 0]
     assert (abs(rows - 0.25) < 1e-9).all()
+    assert await hosts.call("VM.query_data_source", vm, "vbd_xvda_physical") >= 0
     metrics = await hosts.call("VM.get_metrics", vm)
     assert await hosts.call("VM_metrics.get_VCPUs_utilisation", metrics) == {"0": 0.25}
     async with asyncio.timeout(5):
@@ -474,6 +475,34 @@ async def test_a_vm_that_is_destroyed_leaves_no_file(tmp_path):
     await hosts.clock.advance(5)
     await sampler.keep()
     assert not (tmp_path / f"{uuid}.rrd").exists()
+    await hosts.stop()
+
+
+async def test_a_disk_that_is_full_does_not_hold_up_the_end_of_a_host(tmp_path):
+    hosts = Hosts()
+    host = await hosts.add("host-1")
+    (tmp_path / "rrd").write_text("no directory")
+    sampler = sampler_of(host)
+    sampler.begin(tmp_path / "rrd")
+    await sampler.of_host()
+    await hosts.stop()
+    assert (tmp_path / "rrd").read_text() == "no directory"
+
+
+async def test_processors_of_a_vm_that_ended_are_not_shown_as_used():
+    hosts = Hosts()
+    backend = Real(hosts.world, memory_bytes=2 * GIB, cpu_count=2, disk_bytes=100 * GIB)
+    host = await hosts.add("host-1", backend)
+    vm, _ = await hosts.run_vm()
+    metrics = await hosts.call("VM.get_metrics", vm)
+    sampler_of(host).begin(None)
+    for _ in range(15):
+        await hosts.clock.advance(5)
+    assert await hosts.call("VM_metrics.get_VCPUs_utilisation", metrics) == {"0": 0.25}
+    await hosts.call("VM.hard_shutdown", vm)
+    for _ in range(15):
+        await hosts.clock.advance(5)
+    assert await hosts.call("VM_metrics.get_VCPUs_utilisation", metrics) == {}
     await hosts.stop()
 
 

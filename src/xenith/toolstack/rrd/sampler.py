@@ -67,6 +67,7 @@ class Sampler:
             self._vms = self._shelf.load()
             self._own = self._vms.pop(self._host_uuid(), None)
         self._host.tasks.keep("measure", self._measure_all, restart_delay_s=STEP_S)
+        self._host.tasks.keep("look at disks", self._look_at_disks, restart_delay_s=STEP_S)
         if directory is not None:
             self._host.tasks.keep("keep archives", self._keep_later, restart_delay_s=0.0)
 
@@ -82,7 +83,12 @@ class Sampler:
         if self._own is not None:
             kept[self._host_uuid()] = keeping.encode(self._own)
         gone, self._gone = self._gone - kept.keys(), set()
-        await asyncio.to_thread(self._shelf.save, kept, gone)
+        try:
+            await asyncio.to_thread(self._shelf.save, kept, gone)
+        except OSError as error:
+            # A disk that is full must not hold up the end of a host.
+            _log.warning("archives are not kept", host=self._host.name, error=repr(error))
+            self._gone |= gone
 
     async def of_host(self) -> Archives:
         """Give the host's archives, as they are now."""
@@ -106,7 +112,6 @@ class Sampler:
         """Give a VM's archives away."""
         if vm_uuid in self._vms and self._shelf is not None:
             self._gone.add(vm_uuid)
-        self._disks.pop(vm_uuid, None)
         return self._vms.pop(vm_uuid, None)
 
     async def _measure_all(self) -> None:
@@ -154,7 +159,10 @@ class Sampler:
         async with self._turn:
             self._forget_destroyed()
             uuids = list(vm_uuids)
-            disks = {uuid: await self._look_at_disks(uuid) for uuid in uuids}
+            if self._is_timed:
+                disks = {uuid: self._disks[uuid][1] for uuid in uuids if uuid in self._disks}
+            else:
+                disks = {uuid: await self._disk_use(uuid) for uuid in uuids}
             # Last, so that what counters say is of the moment that is written beside it.
             measured = await self._host.engine.measure(uuids)
             now_s = self._host.world.clock.now()
@@ -192,23 +200,29 @@ class Sampler:
         used = self._host.pool.used_memory_bytes(own)
         return {"memory_total_kib": total / 1024, "memory_free_kib": max(0, total - used) / 1024}
 
-    async def _look_at_disks(self, vm_uuid: str) -> dict[str, float]:
+    async def _look_at_disks(self) -> None:
+        """Look at the disks of all VMs whose turn it is.
+
+        Apart from all else that is measured, for an SR may have long work to do first.
+        """
+        living = await self._living(None)
+        for uuid in self._disks.keys() - set(living):
+            del self._disks[uuid]
+        for uuid in living:
+            now_s = self._host.world.clock.monotonic()
+            if uuid not in self._disks or now_s - self._disks[uuid][0] >= DISKS_PERIOD_S:
+                self._disks[uuid] = now_s, await self._disk_use(uuid)
+
+    async def _disk_use(self, vm_uuid: str) -> dict[str, float]:
         """Tell what a VM's disks take where they lie, each with the chain that it stands on."""
-        now_s = self._host.world.clock.monotonic()
-        looked_s, found = self._disks.get(vm_uuid, (0.0, {}))
-        if found and self._is_timed and now_s - looked_s < DISKS_PERIOD_S:
-            return found
         try:
-            found = await self._disk_use(vm_uuid)
+            return await self._disk_bytes(vm_uuid)
         except (XapiFault, BackendError) as error:
             # An SR may be on its way out, and a disk too: it is unknown then, and nothing worse.
             _log.debug("disks are not measured", vm=vm_uuid, error=repr(error))
-            found = {}
-        if self._is_timed:
-            self._disks[vm_uuid] = now_s, found
-        return found
+            return {}
 
-    async def _disk_use(self, vm_uuid: str) -> dict[str, float]:
+    async def _disk_bytes(self, vm_uuid: str) -> dict[str, float]:
         objects = self._host.objects
         vm = _find(self._host, "VM", vm_uuid)
         by_sr: dict[str, dict[str, str]] = {}
