@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
 from xenith.core.errors import NotFound, XenithError
@@ -24,7 +24,7 @@ from xenith.driver.faults import Spoken
 from xenith.driver.further_disks import FurtherDisks
 from xenith.driver.image_cache import ImageCache, OpenImage
 from xenith.driver.inventory import Inventory
-from xenith.driver.names import instance_of, is_stray
+from xenith.driver.names import instance_of, is_rescue_disk, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
 from xenith.driver.rescue import Rescues
 from xenith.driver.snapshots import Snapshots
@@ -317,6 +317,23 @@ class HostDriver:
                 # A call that was given up did its work later: whoever removes it must look.
                 self._inventory.doubt(name)
         return owned | {key for key, held in self._inventory.instances.items() if not held.is_empty}
+
+    async def loose_rescue_disks(self) -> dict[str, list[str]]:
+        """Ask the host for rescue disks that no VM has: references by instance."""
+        with Spoken(self.address.name, "list its disks"):
+            vdis: dict[str, Any] = await self._line.call("VDI.get_all_records")
+        found: dict[str, list[str]] = {}
+        for ref, vdi in vdis.items():
+            instance_id = instance_of(vdi["name_label"])
+            if instance_id is not None and is_rescue_disk(vdi["name_label"]) and not vdi["VBDs"]:
+                found.setdefault(instance_id, []).append(ref)
+        return found
+
+    async def delete_disks(self, refs: Iterable[str]) -> None:
+        """Remove disks that nobody uses; one that is gone is no error."""
+        with Spoken(self.address.name, "remove loose disks"):
+            for ref in refs:
+                await self._disks.destroy(ref)
 
     async def _load(self) -> None:
         """Learn what the host holds, before anything is asked of it."""
