@@ -63,11 +63,11 @@ class LeftoverReconciler:
     async def _clean(self, driver: HostDriver) -> tuple[int, int]:
         """Clean one host; tell how many were removed and how many stay."""
         try:
-            loose = await driver.loose_rescue_disks()
             found = await driver.owned_instances()
         except XenithError as error:
             _log.warning("host not looked at", host=driver.address.name, error=str(error))
             return 0, 0
+        loose = driver.loose_rescue_disks
         rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=driver.address.id))
         chosen = plan_leftovers(found, rows)
         left_count = 0

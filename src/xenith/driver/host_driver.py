@@ -68,6 +68,8 @@ class HostDriver:
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
+        #: Rescue disks that no VM had when the host was last looked at: references by instance.
+        self.loose_rescue_disks: dict[str, list[str]] = {}
         self._further = FurtherDisks(world, self._line, self._inventory, self._disks, self._vms)
         self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
@@ -296,7 +298,8 @@ class HostDriver:
     async def owned_instances(self) -> set[str]:
         """Ask the host of which instances it has anything: a VM, or only a disk.
 
-        Sweeps up on the way what no instance can use: half imports and nameless clones.
+        Sweeps up on the way what no instance can use: half imports and nameless clones. What is
+        found of rescue disks that no VM has is kept in ``loose_rescue_disks``.
         """
         is_quiet = self._is_quiet()
         with Spoken(self.address.name, "list what it has"):
@@ -306,6 +309,7 @@ class HostDriver:
         if is_quiet and self._is_quiet():
             strays = [ref for ref, vdi in vdis.items() if is_stray(vdi)]
             await self._sweep([*strays, *self._inventory.doubles(vdis)])
+        self.loose_rescue_disks = _loose_rescue_disks(vdis)
         owned: set[str] = set()
         for ref, record in (*vms.items(), *vdis.items()):
             name = record["name_label"]
@@ -317,17 +321,6 @@ class HostDriver:
                 # A call that was given up did its work later: whoever removes it must look.
                 self._inventory.doubt(name)
         return owned | {key for key, held in self._inventory.instances.items() if not held.is_empty}
-
-    async def loose_rescue_disks(self) -> dict[str, list[str]]:
-        """Ask the host for rescue disks that no VM has: references by instance."""
-        with Spoken(self.address.name, "list its disks"):
-            vdis: dict[str, Any] = await self._line.call("VDI.get_all_records")
-        found: dict[str, list[str]] = {}
-        for ref, vdi in vdis.items():
-            instance_id = instance_of(vdi["name_label"])
-            if instance_id is not None and is_rescue_disk(vdi["name_label"]) and not vdi["VBDs"]:
-                found.setdefault(instance_id, []).append(ref)
-        return found
 
     async def delete_disks(self, refs: Iterable[str]) -> None:
         """Remove disks that nobody uses; one that is gone is no error."""
@@ -358,3 +351,12 @@ class HostDriver:
 
     def _spoken(self, doing: str, instance_id: str) -> Spoken:
         return Spoken(self.address.name, f"{doing} of instance {instance_id}")
+
+
+def _loose_rescue_disks(vdis: Mapping[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for ref, vdi in vdis.items():
+        instance_id = instance_of(vdi["name_label"])
+        if instance_id is not None and is_rescue_disk(vdi["name_label"]) and not vdi["VBDs"]:
+            found.setdefault(instance_id, []).append(ref)
+    return found
