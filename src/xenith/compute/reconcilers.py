@@ -73,9 +73,16 @@ class LeftoverReconciler:
         except XenithError as error:
             _log.warning("host not looked at", host=driver.address.name, error=str(error))
             return 0, 0
+        loose = driver.loose_rescue_disks
         rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=driver.address.id))
         chosen = plan_leftovers(found, rows)
         left_count = 0
+        for refs in plan_loose(loose, rows):
+            try:
+                await driver.delete_disks(refs)
+            except XenithError as error:
+                left_count += 1
+                _log.warning("rescue disk stays", host=driver.address.name, error=str(error))
         for instance_id in chosen:
             try:
                 await driver.destroy_instance(instance_id)
@@ -184,6 +191,20 @@ def plan_leftovers(found: Iterable[str], rows: Iterable[Row]) -> list[str]:
     """Choose what a host has and no row puts there. Pure."""
     known = {row.id for row in rows}
     return sorted(instance_id for instance_id in found if instance_id not in known)
+
+
+def plan_loose(loose: Mapping[str, list[str]], rows: Iterable[Row]) -> list[list[str]]:
+    """Choose the rescue disks of servers that are at rest and not rescued. Pure.
+
+    They are of calls that the host came to after they had been given up. What a rescue made that
+    has begun since is not among them: it came after its task was written.
+    """
+    at_rest = _SETTLED - {"rescued"}
+    return [
+        loose[row.id]
+        for row in rows
+        if row.id in loose and row.task_state is None and row.vm_state in at_rest
+    ]
 
 
 def plan_power(found: Mapping[str, str], rows: Iterable[Row]) -> tuple[dict[str, str], list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from xenith.core.errors import NotFound, XenithError
@@ -25,7 +25,7 @@ from xenith.driver.faults import Spoken
 from xenith.driver.further_disks import FurtherDisks
 from xenith.driver.image_cache import CacheCounts, ImageCache, OpenImage
 from xenith.driver.inventory import CachedImage, Inventory
-from xenith.driver.names import instance_of, is_stray
+from xenith.driver.names import instance_of, is_rescue_disk, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
 from xenith.driver.rescue import Rescues
 from xenith.driver.snapshots import Snapshots
@@ -71,6 +71,8 @@ class HostDriver:
         self._vms = Vms(self._line, self._inventory)
         #: Its repositories, for operators.
         self.storage = Storage(self._line)
+        #: Rescue disks that no VM had when the host was last looked at: references by instance.
+        self.loose_rescue_disks: dict[str, list[str]] = {}
         self._further = FurtherDisks(world, self._line, self._inventory, self._disks, self._vms)
         self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
@@ -316,7 +318,8 @@ class HostDriver:
     async def owned_instances(self) -> set[str]:
         """Ask the host of which instances it has anything: a VM, or only a disk.
 
-        Sweeps up on the way what no instance can use: half imports and nameless clones.
+        Sweeps up on the way what no instance can use: half imports and nameless clones. What is
+        found of rescue disks that no VM has is kept in ``loose_rescue_disks``.
         """
         is_quiet = self._is_quiet()
         with Spoken(self.address.name, "list what it has"):
@@ -326,6 +329,7 @@ class HostDriver:
         if is_quiet and self._is_quiet():
             strays = [ref for ref, vdi in vdis.items() if is_stray(vdi)]
             await self._sweep([*strays, *self._inventory.doubles(vdis)])
+        self.loose_rescue_disks = _loose_rescue_disks(vdis)
         owned: set[str] = set()
         for ref, record in (*vms.items(), *vdis.items()):
             name = record["name_label"]
@@ -337,6 +341,12 @@ class HostDriver:
                 # A call that was given up did its work later: whoever removes it must look.
                 self._inventory.doubt(name)
         return owned | {key for key, held in self._inventory.instances.items() if not held.is_empty}
+
+    async def delete_disks(self, refs: Iterable[str]) -> None:
+        """Remove disks that nobody uses; one that is gone is no error."""
+        with Spoken(self.address.name, "remove loose disks"):
+            for ref in refs:
+                await self._disks.destroy(ref)
 
     async def _load(self) -> None:
         """Learn what the host holds, before anything is asked of it."""
@@ -365,3 +375,12 @@ class HostDriver:
 
     def _spoken(self, doing: str, instance_id: str) -> Spoken:
         return Spoken(self.address.name, f"{doing} of instance {instance_id}")
+
+
+def _loose_rescue_disks(vdis: Mapping[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for ref, vdi in vdis.items():
+        instance_id = instance_of(vdi["name_label"])
+        if instance_id is not None and is_rescue_disk(vdi["name_label"]) and not vdi["VBDs"]:
+            found.setdefault(instance_id, []).append(ref)
+    return found

@@ -73,6 +73,11 @@ def rescue_config_name(instance_id: str) -> str:
     return _RESCUE_CONFIG + instance_id
 
 
+def is_rescue_disk(name_label: str) -> bool:
+    """Tell whether a disk of that name is one that an instance is rescued with."""
+    return name_label.startswith(_RESCUE) and instance_of(name_label) is not None
+
+
 def swap_name(instance_id: str) -> str:
     """Name an instance's swap disk."""
     return _SWAP + instance_id

@@ -97,19 +97,32 @@ class Vms:
             NotFound: the host has no such VM.
         """
         vm = self.get(instance_id)
+        with self._inventory.begin(f"devices of {vm}") as was_begun:
+            missing = {device: vdi for device, vdi in wanted.items() if vdi is not None}
+            for ref, record in await self._vbds(vm):
+                device = record["userdevice"]
+                if device not in wanted:
+                    continue
+                # A call whose end is not known may still take away what is there: it is to find
+                # another than it knows.
+                if missing.get(device) == record["VDI"] and not was_begun:
+                    del missing[device]
+                else:
+                    await self._remove_vbd(ref)
+            for device, vdi in sorted(missing.items()):
+                await self._line.call("VBD.create", vbd_record(vm, vdi, device))
+
+    async def _vbds(self, vm: str) -> list[tuple[str, dict[str, Any]]]:
         refs = await self._line.call("VM.get_VBDs", vm)
         records = await asyncio.gather(*(self._line.call("VBD.get_record", ref) for ref in refs))
-        missing = {device: vdi for device, vdi in wanted.items() if vdi is not None}
-        for ref, record in zip(refs, records, strict=True):
-            device = record["userdevice"]
-            if device not in wanted:
-                continue
-            if missing.get(device) == record["VDI"]:
-                del missing[device]
-            else:
-                await self._line.call("VBD.destroy", ref)
-        for device, vdi in sorted(missing.items()):
-            await self._line.call("VBD.create", vbd_record(vm, vdi, device))
+        return list(zip(refs, records, strict=True))
+
+    async def _remove_vbd(self, ref: str) -> None:
+        try:
+            await self._line.call("VBD.destroy", ref)
+        except XapiFault as fault:
+            if fault.code != "HANDLE_INVALID":
+                raise
 
     async def set_size(self, instance_id: str, *, ram_mib: int, vcpus: int) -> None:
         """Give a halted VM this memory and as many processors. Safe to repeat.

@@ -201,3 +201,21 @@ async def test_disks_at_other_devices_are_left_alone(bench, driver, build, make)
     assert devices(bench)["7"] == "somebody's"
     await driver.detach_rescue(ID)
     assert devices(bench)["7"] == "somebody's"
+
+
+async def test_a_rescue_disk_that_came_late_is_loose_until_a_vm_has_it(bench, driver, build, make):
+    await build(driver, make())
+    await driver.power(ID, "stop_hard", timeout_s=1)
+    await driver.owned_instances()
+    assert driver.loose_rescue_disks == {}
+    await driver.create_rescue_disks(make(config_drive=b"z" * 100))
+    await driver.owned_instances()
+    loose = driver.loose_rescue_disks
+    assert len(loose[ID]) == 2
+    await driver.attach_rescue(ID)
+    await driver.owned_instances()
+    assert driver.loose_rescue_disks == {}
+    await driver.detach_rescue(ID)
+    await driver.delete_disks([*loose[ID], "OpaqueRef:gone"])
+    await driver.owned_instances()
+    assert driver.loose_rescue_disks == {}

@@ -112,6 +112,8 @@ async def detach(cell: ComputeCell, run: Run) -> None:
     """Put the server's own disk first again."""
     driver = await to_undo(cell, run)
     if driver is not None:
+        # A start whose end was not known may have come to it since.
+        await driver.power(run.subject, "stop_hard", timeout_s=HARD_TIMEOUT_S)
         await driver.detach_rescue(run.subject)
 
 

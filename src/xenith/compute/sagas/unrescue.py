@@ -84,6 +84,8 @@ async def attach_again(cell: ComputeCell, run: Run) -> None:
     """Put the rescue disk first again."""
     driver = await _to_undo(cell, run)
     if driver is not None:
+        # A start whose end was not known may have come to it since.
+        await driver.power(run.subject, "stop", timeout_s=GUEST_TIMEOUT_S)
         await driver.attach_rescue(run.subject)
 
 
@@ -127,7 +129,7 @@ UNRESCUE_SAGA: Saga[ComputeCell] = Saga(
         Step(
             name="stop", do=shut_down, undo=run_again, timeout_s=ACT_TIMEOUT_S, is_cancellable=True
         ),
-        Step(name="detach", do=detach, undo=attach_again),
+        Step(name="detach", do=detach, undo=attach_again, timeout_s=ACT_TIMEOUT_S),
         Step(name="start", do=start, undo=halt, timeout_s=ACT_TIMEOUT_S),
         Step(name="remove", do=remove),
     ),
