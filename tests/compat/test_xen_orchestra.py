@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+import uvloop
 import XenAPI
 
 from xenith.core.units import GIB, MIB
@@ -100,7 +101,7 @@ class Pool:
     def __init__(self, directory, *, is_tls):
         self.directory = directory
         self.is_tls = is_tls
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self):

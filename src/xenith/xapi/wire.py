@@ -84,6 +84,11 @@ class StreamedBody:
         self._is_unwanted = False
         self._error: Exception | None = None
         self.is_done = False
+        # Of a sender that hangs up while it is held up, uvloop's TLS throws away what it has read
+        # and not given yet; so it reads nothing then. Plain transports have no such buffer.
+        limit = getattr(transport, "set_read_buffer_limits", None)
+        if limit is not None:
+            limit(high=1, low=0)
 
     def feed(self, piece: bytes) -> None:
         """Take a piece from the parser."""
@@ -348,7 +353,7 @@ class ServerConnection(asyncio.Protocol):
             except CutError:
                 transport.abort()
                 return
-        if is_chunked:
+        if is_chunked and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
         if is_closing:
             transport.close()

@@ -4,11 +4,16 @@ Xen Orchestra's client is one of each. Source: xen-api 4.7, putResource.
 """
 
 import asyncio
+import socket
+import ssl
 from urllib.parse import urlencode
 
 import pytest
+import uvloop
 
 from xenith.core.units import MIB
+from xenith.toolstack import tls
+from xenith.xapi.wire import STREAM_WAITING_BYTES_MAX, Reply, protocol_factory
 
 #: What that client announces where it knows no length.
 PEBIBYTE = 1 << 50
@@ -99,3 +104,49 @@ async def test_who_hangs_up_before_the_end_hears_of_it_by_the_task(disk, data, d
     record = await disk.ended(task)
     assert (record["status"], record["error_info"][0]) == ("failure", "VDI_IO_ERROR")
     await disk.host.call("VDI.destroy", disk.ref)
+
+
+def send_and_hang_up(port, body):
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    # Tickets that nobody reads would make of the end a reset, which may lose anything.
+    trust.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        trust.wrap_socket(plain) as sender,
+    ):
+        head = f"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: {PEBIBYTE}\r\n\r\n"
+        sender.sendall(head.encode() + body)
+
+
+@pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_what_a_sender_sent_while_it_was_held_up_outlives_its_end_under_tls(factory):
+    body = bytes(STREAM_WAITING_BYTES_MAX + 200_000)
+
+    async def run():
+        loop, may_go_on = asyncio.get_running_loop(), asyncio.Event()
+        count = loop.create_future()
+
+        async def answer(request):
+            await may_go_on.wait()
+            taken = 0
+            try:
+                async for piece in request.chunks:
+                    taken += len(piece)
+            except ConnectionResetError:
+                count.set_result(taken)
+            return Reply(200)
+
+        identity = tls.make("h", "127.0.0.1", now_s=1_800_000_000.0)
+        streams = protocol_factory(answer, {}, lambda _method, _path: True)
+        server = await loop.create_server(streams, "127.0.0.1", 0, ssl=tls.context(identity))
+        port = server.sockets[0].getsockname()[1]
+        await asyncio.to_thread(send_and_hang_up, port, body)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        may_go_on.set()
+        assert await asyncio.wait_for(count, 10) == len(body)
+        server.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())
