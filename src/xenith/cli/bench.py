@@ -53,6 +53,20 @@ def lists(
 
 
 @app.command
+def images(
+    *,
+    images: int = 1_000_000,
+    calls: Annotated[int, Parameter(help="Of each list.")] = 20,
+    database: Database = "",
+    output: Output = "table",
+) -> None:
+    """List pages of images by each filter, out of many, for a large tenant and an operator."""
+    from xenith.dev.bench import images as bench  # noqa: PLC0415
+
+    show(bench.measure(images=images, calls=calls, database=database)["lists"], output)
+
+
+@app.command
 def cells(
     *parts: Annotated[
         str, Parameter(help="builds, width, changes, lists, choosing, deaths, memory; or all.")

@@ -148,6 +148,7 @@ class Images:
             "updated_at": now,
         }
         tx.insert(images, row)
+        records.write_labels(tx, image_id, row)
         return tx.get(images, id=image_id)
 
     async def show(self, principal: Principal, image_id: str) -> Row:
@@ -166,6 +167,7 @@ class Images:
             values = changed(row)
             _check_counts(values.get("properties", {}), values.get("tags", ()))
             tx.update(images, {"id": image_id}, **values, updated_at=self._world.clock.now())
+            records.write_labels(tx, image_id, values)
             return tx.get(images, id=image_id)
 
         return await self.db.run(write)
@@ -398,6 +400,7 @@ class Images:
             images, id=image_id, status="saving"
         ):
             tx.delete(members, image_id=image_id)
+            records.delete_labels(tx, image_id)
 
     def find_imaged(self, tx: Tx, image_id: str) -> str | None:
         """Find the server of which an image is to be, or was, made. Transaction function."""
@@ -583,6 +586,7 @@ def _known(tx: Tx) -> tuple[set[str], set[str]]:
 def _remove(tx: Tx, image_id: str) -> list[str]:
     """Remove an image's record; give the names of the bytes that nobody needs now."""
     tx.delete(members, image_id=image_id)
+    records.delete_labels(tx, image_id)
     tx.delete(images, id=image_id)
     return [image_id, image_id + _STAGED, *leave_layers(tx, image_id)]
 

@@ -1,7 +1,14 @@
-"""Images, members and tags as rows; the bytes are in the store, under the image's id."""
+"""Images, members, properties and tags as rows; the bytes are in the store, under the image's id.
+
+A list of a million images looks at few of them. Where one filter is narrow, what it finds is taken
+and ordered; how narrow each is, its index tells by a look at no more than ``FEW_MAX`` entries.
+Where all are wide, images are walked through in the list's order, each kind that the caller sees
+by itself, and a page is soon full.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,6 +44,34 @@ images = sa.Table(
 )
 sa.Index("images_by_age", images.c.created_at, images.c.id)
 sa.Index("images_by_owner", images.c.owner, images.c.created_at)
+sa.Index("images_by_visibility", images.c.visibility, images.c.created_at, images.c.id)
+#: Columns by which a list is filtered, each with an index of its own.
+_FILTERED = (
+    *("name", "status", "disk_format", "container_format", "size", "updated_at"),
+    *("checksum", "os_hash_value", "min_disk", "min_ram", "protected", "os_hidden"),
+)
+for _name in _FILTERED:
+    sa.Index(f"images_by_{_name}", images.c[_name])
+
+#: What ``images.properties`` and ``images.tags`` hold, to be searched.
+properties = sa.Table(
+    "image_properties",
+    GLOBAL,
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+sa.Index("image_properties_by_value", properties.c.name, properties.c.value, properties.c.image_id)
+tags = sa.Table(
+    "image_tags",
+    GLOBAL,
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("tag", sa.Text, primary_key=True),
+)
+sa.Index("image_tags_by_tag", tags.c.tag, tags.c.image_id)
+
+#: Entries of an index that a filter may find to be called narrow.
+FEW_MAX = 2000
 
 members = sa.Table(
     "image_members",
@@ -113,12 +148,29 @@ def list_images(tx: Tx, wanted: ImageFilter, page: Page, principal: Principal) -
     Raises:
         Invalid: the marker is no image that the caller sees.
     """
-    statement = sa.select(images).where(*_conditions(wanted, principal))
+    few = _find_few(tx, wanted)
+    conditions = [
+        _held(images.c.os_hidden) == int(wanted.is_hidden),
+        *_matching(wanted, is_walk=few is None),
+    ]
     if page.marker is not None:
         row = find_visible(tx, page.marker, principal)
         if row is None:
             raise Invalid(f"marker {page.marker[:64]} is no image")
-        statement = statement.where(_after(tx, page))
+        conditions.append(_after(tx, page))
+    kinds = _seen(wanted, principal, is_walk=few is None)
+    if few is not None:
+        return _list_part(tx, page, images.c.id.in_(few), sa.or_(*kinds), *conditions)
+    found: dict[str, Row] = {}
+    for kind in kinds:
+        found.update((row.id, row) for row in _list_part(tx, page, kind, *conditions))
+    if len(kinds) == 1:
+        return list(found.values())
+    return _list_part(tx, page, images.c.id.in_(list(found))) if found else []
+
+
+def _list_part(tx: Tx, page: Page, *conditions: Any) -> list[Row]:
+    statement = sa.select(images).where(*conditions)
     for name, is_down in page.sort:
         column = SORT_COLUMNS[name]
         statement = statement.order_by(column.desc() if is_down else column.asc())
@@ -127,9 +179,89 @@ def list_images(tx: Tx, wanted: ImageFilter, page: Page, principal: Principal) -
 
 def list_newest(tx: Tx, wanted: ImageFilter) -> list[str]:
     """List the ids of all images that are wanted, whoever sees them, the newest first."""
-    statement = sa.select(images.c.id).where(*_matching(wanted))
+    few = _find_few(tx, wanted)
+    conditions = _matching(wanted, is_walk=few is None)
+    if few is not None:
+        conditions.append(images.c.id.in_(few))
+    statement = sa.select(images.c.id).where(*conditions)
     ordered = statement.order_by(images.c.created_at.desc(), images.c.id.desc())
     return [row.id for row in tx.all(ordered)]
+
+
+def write_labels(tx: Tx, image_id: str, held: Mapping[str, Any]) -> None:
+    """Have properties and tags be searched as an image's row says them, as far as that is given."""
+    if "properties" in held:
+        tx.delete(properties, image_id=image_id)
+        tx.insert_many(
+            properties,
+            [
+                {"image_id": image_id, "name": name, "value": value}
+                for name, value in held["properties"].items()
+                if isinstance(value, str)
+            ],
+        )
+    if "tags" in held:
+        tx.delete(tags, image_id=image_id)
+        named = sorted(set(held["tags"]))
+        tx.insert_many(tags, [{"image_id": image_id, "tag": tag} for tag in named])
+
+
+def delete_labels(tx: Tx, image_id: str) -> None:
+    """Forget the properties and tags of an image that is no more."""
+    tx.delete(properties, image_id=image_id)
+    tx.delete(tags, image_id=image_id)
+
+
+def _find_few(tx: Tx, wanted: ImageFilter) -> list[str] | None:
+    """Give the ids that the narrowest filter finds; None where none finds few."""
+    if "id" in wanted.columns:
+        return list(wanted.columns["id"])
+    fewest: list[str] | None = None
+    for narrow in _narrow(wanted):
+        rows = tx.all(narrow.limit(FEW_MAX + 1))
+        if len(rows) <= FEW_MAX and (fewest is None or len(rows) < len(fewest)):
+            fewest = [row.id for row in rows]
+        if fewest is not None and len(fewest) <= _ENOUGH:
+            break
+    return fewest
+
+
+#: So few ids are taken without a look at whether another filter finds fewer.
+_ENOUGH = 100
+
+
+def _narrow(wanted: ImageFilter) -> Iterator[Any]:
+    """Give for each filter what finds the ids that it lets through, by its index alone."""
+    for name, value in wanted.properties.items():
+        yield sa.select(properties.c.image_id.label("id")).where(
+            properties.c.name == name, properties.c.value == value
+        )
+    for tag in wanted.tags:
+        yield sa.select(tags.c.image_id.label("id")).where(tags.c.tag == tag)
+    for name, values in wanted.columns.items():
+        yield sa.select(images.c.id).where(images.c[name].in_(_bare(values)))
+    if wanted.is_hidden:
+        yield sa.select(images.c.id).where(images.c.os_hidden == 1)
+    sizes = _sizes(wanted, images.c.size)
+    if sizes:
+        yield sa.select(images.c.id).where(*sizes)
+    for name, operator, at_s in wanted.times:
+        if operator != "neq":
+            yield sa.select(images.c.id).where(_at(images.c[name], operator, at_s))
+
+
+def _bare(values: Sequence[Any]) -> list[Any]:
+    """Give values as columns hold them: a flag is 0 or 1."""
+    return [int(value) if isinstance(value, bool) else value for value in values]
+
+
+def _sizes(wanted: ImageFilter, size: Any) -> list[Any]:
+    conditions: list[Any] = []
+    if wanted.size_min is not None:
+        conditions.append(size >= wanted.size_min)
+    if wanted.size_max is not None:
+        conditions.append(size <= wanted.size_max)
+    return conditions
 
 
 def _after(tx: Tx, page: Page) -> Any:
@@ -145,35 +277,47 @@ def _after(tx: Tx, page: Page) -> Any:
         ]
         beyond = column < marker[at] if is_down else column > marker[at]
         alternatives.append(sa.and_(*equal, beyond))
-    return sa.or_(*alternatives)
+    first, is_down = SORT_COLUMNS[page.sort[0][0]], page.sort[0][1]
+    # Said once more by itself, so that an index is entered where the page begins.
+    begin = first <= marker[0] if is_down else first >= marker[0]
+    return sa.and_(begin, sa.or_(*alternatives))
 
 
-def _conditions(wanted: ImageFilter, principal: Principal) -> list[Any]:
-    return [images.c.os_hidden == wanted.is_hidden, _seen(wanted, principal), *_matching(wanted)]
-
-
-def _matching(wanted: ImageFilter) -> list[Any]:
+def _matching(wanted: ImageFilter, *, is_walk: bool) -> list[Any]:
+    """Give what must hold; a walk may enter by owner and age, which are in its order."""
+    ways = {"owner", "created_at"} if is_walk else set()
+    columns = {
+        name: images.c[name] if name in ways else _held(images.c[name])
+        for name in ("created_at", "updated_at", *wanted.columns)
+    }
     conditions: list[Any] = []
     for name, values in wanted.columns.items():
-        column = images.c[name]
-        conditions.append(sa.or_(*[column == value for value in values]))
-    for key, value in wanted.properties.items():
-        item = msgspec.json.encode({key: value}).decode()[1:-1]
-        conditions.append(_has_text(images.c.properties, item))
+        conditions.append(columns[name].in_(_bare(values)))
+    for name, value in wanted.properties.items():
+        has = sa.select(properties.c.image_id).where(
+            properties.c.image_id == images.c.id,
+            properties.c.name == name,
+            properties.c.value == value,
+        )
+        conditions.append(has.exists())
     for tag in wanted.tags:
-        item = msgspec.json.encode(tag).decode()
-        conditions.append(_has_text(images.c.tags, item))
-    if wanted.size_min is not None:
-        conditions.append(images.c.size >= wanted.size_min)
-    if wanted.size_max is not None:
-        conditions.append(images.c.size <= wanted.size_max)
-    conditions += [_at(images.c[name], operator, at_s) for name, operator, at_s in wanted.times]
+        has = sa.select(tags.c.image_id).where(tags.c.image_id == images.c.id, tags.c.tag == tag)
+        conditions.append(has.exists())
+    conditions += _sizes(wanted, _held(images.c.size))
+    conditions += [_at(columns[name], operator, at_s) for name, operator, at_s in wanted.times]
     return conditions
 
 
-def _has_text(column: Any, text: str) -> Any:
-    """Compare as written; SQLite's LIKE would take upper and lower case for the same."""
-    return sa.func.replace(column.cast(sa.Text), text, "") != column.cast(sa.Text)
+def _held(column: Any) -> Any:
+    """Give a column's value so that no index of the column is chosen for it.
+
+    Which index is good was looked at by ``_find_few``; SQLite would take any that a filter has, and
+    order what that finds, be it all of the images.
+    """
+    if isinstance(column.type, sa.Text):
+        return column.concat("")
+    plain = sa.SmallInteger if isinstance(column.type, Flag) else column.type
+    return sa.type_coerce(column, plain) + 0
 
 
 def _at(column: Any, operator: str, at_s: float) -> Any:
@@ -188,35 +332,37 @@ def _at(column: Any, operator: str, at_s: float) -> Any:
     }[operator]
 
 
-def _seen(wanted: ImageFilter, principal: Principal) -> Any:
-    own = images.c.owner == (principal.project_id or "")
-    public = images.c.visibility == "public"
-    community = images.c.visibility == "community"
+def _seen(wanted: ImageFilter, principal: Principal, *, is_walk: bool) -> list[Any]:
+    """Give the kinds of images that the caller sees; a walk enters each by its own index."""
+    owner, visibility = images.c.owner, images.c.visibility
+    if not is_walk:
+        owner, visibility = _held(owner), _held(visibility)
+    own = owner == (principal.project_id or "")
+    public = visibility == "public"
+    community = visibility == "community"
     status = () if wanted.member_status == "all" else (members.c.status == wanted.member_status,)
     shared = sa.and_(
-        images.c.visibility == "shared",
-        sa.exists(
+        visibility == "shared",
+        images.c.id.in_(
             sa.select(members.c.image_id).where(
-                members.c.image_id == images.c.id,
-                members.c.member_id == (principal.project_id or ""),
-                *status,
+                members.c.member_id == (principal.project_id or ""), *status
             )
         ),
     )
     if wanted.visibility == "community":
-        return community
+        return [community]
     if wanted.visibility == "public":
-        return public
+        return [public]
     if wanted.visibility == "private":
-        mine = images.c.visibility == "private"
-        return mine if principal.is_admin else sa.and_(mine, own)
+        mine = visibility == "private"
+        return [mine if principal.is_admin else sa.and_(mine, own)]
     if wanted.visibility == "shared":
-        mine = images.c.visibility == "shared"
-        return mine if principal.is_admin else sa.and_(mine, sa.or_(own, shared))
+        mine = visibility == "shared"
+        return [mine] if principal.is_admin else [sa.and_(mine, own), shared]
     if principal.is_admin and wanted.visibility is None and wanted.member_status == "accepted":
         # Community images of others are listed only when asked for.
-        return sa.or_(sa.not_(community), own)
+        return [sa.not_(community), own]
     if wanted.visibility == "all" and principal.is_admin:
-        return sa.true()
-    everyone = community if wanted.visibility == "all" else sa.false()
-    return sa.or_(own, public, shared, everyone)
+        return [sa.true()]
+    everyone = [community] if wanted.visibility == "all" else []
+    return [own, public, shared, *everyone]
