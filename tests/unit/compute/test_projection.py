@@ -30,7 +30,9 @@ class Networks:
 
 def follow(vm_state, *, cell="c1", host="h1"):
     networks = Networks()
-    server = SimpleNamespace(id="s", cell_id="c1", deleted_at=None, resize=None, pending_task_state=None)
+    server = SimpleNamespace(
+        id="s", cell_id="c1", deleted_at=None, resize=None, pending_task_state=None
+    )
     instance = SimpleNamespace(id="s", cell_id=cell, vm_state=vm_state, host_name=host)
     apply_change(Tx(server), networks, instance)
     return networks.bound
