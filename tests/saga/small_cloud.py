@@ -70,6 +70,9 @@ class Images:
         self.trouble: Exception | None = None
         #: Properties of servers' images without bytes, and bytes of those that are whole.
         self.queued: dict[str, dict[str, Any]] = {}
+        #: All that was ever described, and how many of a kind were to be kept, in order.
+        self.described: dict[str, dict[str, Any]] = {}
+        self.rotations: list[int] = []
         self.stored: dict[str, bytes] = {}
         self.info = SimpleNamespace(
             id=IMAGE_ID,
@@ -89,6 +92,7 @@ class Images:
     def add_snapshot(self, tx: Tx, **described: Any) -> str:
         image_id = tx.world.ids.uuid()
         tx.on_commit(lambda: self.queued.update({image_id: described}))
+        tx.on_commit(lambda: self.described.update({image_id: described}))
         return image_id
 
     def drop_snapshot(self, tx: Tx, image_id: str) -> None:
@@ -109,6 +113,8 @@ class Images:
             raise NotFound(f"image {image_id} is gone")
         self.queued.pop(image_id, None)
         self.stored[image_id] = data
+        if rotation is not None:
+            self.rotations.append(rotation)
 
     async def drop_image(self, image_id: str) -> None:
         self.queued.pop(image_id, None)

@@ -19,6 +19,7 @@ from xenith.cells.capacity import ClassKey, Digest, histogram
 from xenith.cells.changes import cell_self
 from xenith.cells.intents import Intent, Verdict
 from xenith.cells.keys import CellKey
+from xenith.compute.export_turns import ExportTurns
 from xenith.compute.hosts import CellHosts
 from xenith.compute.imaging import IMAGE, accept_image
 from xenith.compute.neighbours import ImageSource
@@ -169,6 +170,7 @@ class ComputeCell:
         self._tasks = TaskOwner("cell", world.clock)
         self._precaching = Precaching(self.hosts, self._tasks)
         self._storage = HostStorage(self)
+        self.export_turns = ExportTurns()
         self._requests: dict[str, dict[str, Any]] = {}
         #: Has what is undecided looked at again.
         self.on_choice: Callable[[], None] = lambda: None

@@ -143,6 +143,10 @@ POLICIES: dict[str, Check] = {
     "os_compute_api:os-quota-sets:detail": own_project_reader,
     "os_compute_api:os-remote-consoles": project_member,
     "os_compute_api:os-rescue": project_member,
+    # Source: the extension; who may make images may have them made.
+    "rax-si-image-schedule:show": project_reader,
+    "rax-si-image-schedule:create": project_member,
+    "rax-si-image-schedule:delete": project_member,
     "os_compute_api:os-unrescue": project_member,
     "os_compute_api:os-security-groups:get": project_reader,
     "os_compute_api:os-security-groups:show": project_reader,

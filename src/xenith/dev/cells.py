@@ -15,6 +15,7 @@ from xenith.compute.neighbours import ImageSource, Networking, Projects
 from xenith.compute.operations import Compute
 from xenith.compute.operations.context import Context, Seal
 from xenith.compute.origin import TABLES, ComputeOrigin, HostStates, follow_changes
+from xenith.compute.scheduled_images import ScheduledImages
 from xenith.compute.strays import Strays
 from xenith.core.ids import CellId
 from xenith.core.world import World
@@ -141,7 +142,9 @@ class Root(Cell):
         )
         self.service = Compute(self.context)
 
-        self._reconcilers = ReconcilerLoop(world, [Strays(self.context)])
+        self._reconcilers = ReconcilerLoop(
+            world, [Strays(self.context), ScheduledImages(self.context)]
+        )
 
     async def start(self) -> None:
         """Start, knowing which hosts were up."""

@@ -446,7 +446,8 @@ class Images:
         row = tx.find(images, id=image_id)
         if row is None:
             return []
-        named = ("instance_uuid", "image_type", "backup_type")
+        # The last is what a schedule's images have; without it an image is not the schedule's.
+        named = ("instance_uuid", "image_type", "backup_type", "org.openstack__1__created-by")
         wanted = ImageFilter(
             columns={"owner": (row.owner,), "status": ("active",)},
             properties={name: row.properties[name] for name in named if name in row.properties},

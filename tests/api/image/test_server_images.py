@@ -123,3 +123,18 @@ async def test_so_many_backups_of_a_kind_are_kept_and_the_newest_ones(cloud):
     last = await snapshot(cloud, **daily)
     await cloud.images.store_image(last, pieces(b"x"), rotation=0)
     assert await stored(cloud) == sorted([weekly, other])
+
+
+async def test_a_schedule_removes_only_what_a_schedule_made(cloud):
+    mark = {"image_type": "snapshot", "org.openstack__1__created-by": "scheduled-images-service"}
+    by_hand = await snapshot(cloud, image_type="snapshot")
+    backup = await snapshot(cloud, image_type="backup", backup_type="daily")
+    for image_id in (by_hand, backup):
+        await cloud.images.store_image(image_id, pieces(b"x"))
+    made = []
+    for number in range(3):
+        await cloud.world.clock.advance(1.0)
+        image_id = await snapshot(cloud, **mark)
+        await cloud.images.store_image(image_id, pieces(b"%d" % number), rotation=1)
+        made.append(image_id)
+    assert await stored(cloud) == sorted([by_hand, backup, made[-1]])

@@ -29,6 +29,10 @@ NOT_INHERITED = frozenset(
     }
 )
 
+#: The property that names what made an image, where nobody asked for this one.
+#: Source: the extension ``rax-si-image-schedule``.
+CREATED_BY = "org.openstack__1__created-by"
+
 
 class ServerImages:
     """Operations that make images of servers."""
@@ -88,6 +92,32 @@ class ServerImages:
             request_id=request_id,
         )
 
+    def schedule(
+        self,
+        tx: Tx,
+        view: ServerView,
+        principal: Principal,
+        *,
+        name: str,
+        created_by: str,
+        rotation: int,
+    ) -> str:
+        """Begin an image that a schedule makes, of which so many are kept. Transaction function.
+
+        Raises:
+            Conflict: the server is busy, or in a state without an image.
+        """
+        return self._begin(
+            tx,
+            view,
+            principal,
+            action="createBackup",
+            name=name,
+            properties={"image_type": "snapshot", CREATED_BY: created_by},
+            params={"rotation": rotation},
+            request_id=tx.world.ids.request_id(),
+        )
+
     def _accept(
         self,
         tx: Tx,
@@ -100,7 +130,29 @@ class ServerImages:
         params: dict[str, Any],
         request_id: str,
     ) -> str:
-        view = get_view(tx, server_id, principal)
+        return self._begin(
+            tx,
+            get_view(tx, server_id, principal),
+            principal,
+            action=action,
+            name=name,
+            properties=properties,
+            params=params,
+            request_id=request_id,
+        )
+
+    def _begin(
+        self,
+        tx: Tx,
+        view: ServerView,
+        principal: Principal,
+        *,
+        action: str,
+        name: str,
+        properties: dict[str, str],
+        params: dict[str, Any],
+        request_id: str,
+    ) -> str:
         refuse_state(view, action, vm_states=IMAGED_VM_STATES)
         image_id = self._add(tx, view, principal, name=name, properties=properties)
         send_action(

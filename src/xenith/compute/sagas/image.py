@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds for a disk's bytes to reach the image service. Source: nova waited 3600 s for a download.
 UPLOAD_TIMEOUT_S = 3600.0
+#: Seconds until it is this disk's turn on its host: a night's work.
+TURN_TIMEOUT_S = 8 * 3600.0
 _EVENTS = {
     "createImage": "compute_snapshot_instance",
     "createBackup": "compute_backup_instance",
@@ -72,8 +74,12 @@ async def delete_snapshot(cell: ComputeCell, run: Run) -> None:
 
 async def upload(cell: ComputeCell, run: Run) -> None:
     """Send the bytes; the image is there once all of them are."""
+    row = await cell.db.read(lambda tx: tx.get(instances, id=run.subject))
     driver = await _here(cell, run)
-    async with contextlib.aclosing(driver.read_snapshot(run.subject)) as chunks:
+    async with (
+        cell.export_turns.turn(row.host_id, row.project_id),
+        contextlib.aclosing(driver.read_snapshot(run.subject)) as chunks,
+    ):
         await cell.images.store_image(
             run.params["image_id"], chunks, rotation=run.params.get("rotation")
         )
@@ -130,7 +136,12 @@ IMAGE_SAGA: Saga[ComputeCell] = Saga(
     steps=(
         Step(name="begin", do=begin, undo=give_up),
         Step(name="snapshot", do=take_snapshot, undo=delete_snapshot),
-        Step(name="upload", do=upload, timeout_s=UPLOAD_TIMEOUT_S, is_cancellable=True),
+        Step(
+            name="upload",
+            do=upload,
+            timeout_s=TURN_TIMEOUT_S + UPLOAD_TIMEOUT_S,
+            is_cancellable=True,
+        ),
         Step(name="finish", do=finish),
     ),
 )

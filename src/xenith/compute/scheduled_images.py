@@ -1,0 +1,46 @@
+"""What begins scheduled images: so many at a time, and every project in its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xenith.compute.operations.context import Context
+from xenith.compute.operations.image_schedules import ImageSchedules
+from xenith.compute.records.image_schedules import count_running, list_due
+from xenith.db import Tx
+
+#: Scheduled images of a region that are being made at a time: hosts and the store have other work.
+RUNNING_MAX = 50
+
+
+class ScheduledImages:
+    """Begins what is due. One project's many servers do not hold up another's one."""
+
+    name = "compute.scheduled_images"
+    period_s = 60.0
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._schedules = ImageSchedules(context)
+
+    async def activate(self) -> Mapping[str, int]:
+        """Begin as many as there is room for."""
+        chosen = await self._context.db.read(self._choose, self._context.world.clock.now())
+        begun = 0
+        for server_id in chosen:
+            # Each by itself: one that cannot be made holds no other up.
+            begun += await self._context.db.run(self._begin, server_id)
+        return {"begun": begun}
+
+    def _choose(self, tx: Tx, now_s: float) -> list[str]:
+        running = count_running(tx)
+        room = RUNNING_MAX - sum(running.values())
+        if room <= 0:
+            return []
+        due = list_due(tx, now_s=now_s, count=RUNNING_MAX + room)
+        # What a project has running already counts as turns that it had.
+        turns = sorted(due, key=lambda row: row.rank + running.get(row.project_id, 0))
+        return [row.server_id for row in turns[:room]]
+
+    def _begin(self, tx: Tx, server_id: str) -> bool:
+        return self._schedules.begin(tx, server_id)
