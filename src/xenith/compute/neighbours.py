@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -32,6 +32,41 @@ class ImageInfo(Protocol):
     def min_disk_gib(self) -> int: ...  # noqa: D102
     @property
     def properties(self) -> Mapping[str, str]: ...  # noqa: D102
+
+
+class ImageEntry(ImageInfo, Protocol):
+    """An image as compute shows it."""
+
+    @property
+    def created_at(self) -> float: ...  # noqa: D102
+    @property
+    def updated_at(self) -> float: ...  # noqa: D102
+    @property
+    def properties(self) -> dict[str, str]: ...  # noqa: D102
+
+
+@runtime_checkable
+class ImageCatalog(Protocol):
+    """The image service, as compute's own list of images wants it."""
+
+    async def list_entries(
+        self, principal: Principal, query: Any, *, limit: int
+    ) -> Sequence[ImageEntry]:
+        """List a page of images, and one more if there is one; ``query`` is an ``ImageQuery``."""
+
+    async def get_entry(self, principal: Principal, image_id: str) -> ImageEntry:
+        """Get an image that a caller sees."""
+
+    async def set_properties(
+        self,
+        principal: Principal,
+        image_id: str,
+        change: Callable[[Mapping[str, str]], dict[str, str]],
+    ) -> ImageEntry:
+        """Give an image other properties."""
+
+    async def delete(self, principal: Principal, image_id: str) -> None:
+        """Delete an image and its bytes."""
 
 
 class ImageSource(Protocol):

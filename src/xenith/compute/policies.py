@@ -144,6 +144,8 @@ POLICIES: dict[str, Check] = {
     "os_compute_api:os-remote-consoles": project_member,
     "os_compute_api:os-rescue": project_member,
     # Source: the extension; who may make images may have them made.
+    "xenith:images:read": project_reader,
+    "xenith:images:write": project_member,
     "rax-si-image-schedule:show": project_reader,
     "rax-si-image-schedule:create": project_member,
     "rax-si-image-schedule:delete": project_member,

@@ -8,7 +8,7 @@ queued ──upload──► saving ──► active ◄──► deactivated
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -61,6 +61,8 @@ class ImageInfo(msgspec.Struct, frozen=True):
     hash_value: str | None
     virtual_size_bytes: int | None
     properties: dict[str, str]
+    created_at: float = 0.0
+    updated_at: float = 0.0
 
 
 class _Base(msgspec.Struct, frozen=True):
@@ -344,22 +346,53 @@ class Images:
     def find_image(self, tx: Tx, image_id: str, principal: Principal) -> ImageInfo | None:
         """Find an image that a caller may build from. Transaction function."""
         row = records.find_visible(tx, image_id, principal)
-        if row is None:
-            return None
-        return ImageInfo(
-            id=row.id,
-            name=row.name,
-            status=row.status,
-            owner=row.owner,
-            disk_format=row.disk_format,
-            container_format=row.container_format,
-            size_bytes=row.size,
-            min_ram_mib=row.min_ram,
-            min_disk_gib=row.min_disk,
-            hash_value=row.os_hash_value,
-            virtual_size_bytes=row.virtual_size,
-            properties={key: str(value) for key, value in row.properties.items()},
+        return None if row is None else _info(row)
+
+    # -- the list that compute shows
+
+    async def list_entries(
+        self, principal: Principal, query: Any, *, limit: int
+    ) -> Sequence[ImageInfo]:
+        """List a page of images by what compute's own list is asked for, and one more."""
+        columns: dict[str, tuple[Any, ...]] = {}
+        if query.name is not None:
+            columns["name"] = (query.name,)
+        if query.statuses is not None:
+            columns["status"] = query.statuses
+        for name, value in (("min_disk", query.min_disk_gib), ("min_ram", query.min_ram_mib)):
+            if value is not None:
+                columns[name] = (value,)
+        named = {"instance_uuid": query.server_id, "image_type": query.image_type}
+        since = query.changed_since_s
+        wanted = ImageFilter(
+            columns=columns,
+            properties={name: value for name, value in named.items() if value is not None},
+            times=() if since is None else (("updated_at", "gte", since),),
         )
+        page = Page(limit, query.marker, (("created_at", True), ("id", True)))
+        if not limit or query.statuses == ():
+            return []
+        return [_info(row) for row in await self.list_images(principal, wanted, page)]
+
+    async def get_entry(self, principal: Principal, image_id: str) -> ImageInfo:
+        """Get an image that the caller sees.
+
+        Raises:
+            NotFound: there is none such.
+        """
+        return _info(await self.show(principal, image_id))
+
+    async def set_properties(
+        self,
+        principal: Principal,
+        image_id: str,
+        change: Callable[[Mapping[str, str]], dict[str, str]],
+    ) -> ImageInfo:
+        """Give an image the properties that ``change`` makes of those it has."""
+        row = await self.change(
+            principal, image_id, lambda row: {"properties": change(row.properties)}
+        )
+        return _info(row)
 
     def open_image(self, image_id: str) -> AsyncIterator[bytes]:
         """Give an image's bytes as they are stored, to a host that builds from it."""
@@ -575,6 +608,25 @@ class Images:
                 left.add(row.id)
                 tx.update(images, {"id": row.id}, status="queued")
         return left
+
+
+def _info(row: Row) -> ImageInfo:
+    return ImageInfo(
+        id=row.id,
+        name=row.name,
+        status=row.status,
+        owner=row.owner,
+        disk_format=row.disk_format,
+        container_format=row.container_format,
+        size_bytes=row.size,
+        min_ram_mib=row.min_ram,
+        min_disk_gib=row.min_disk,
+        hash_value=row.os_hash_value,
+        virtual_size_bytes=row.virtual_size,
+        properties={key: str(value) for key, value in row.properties.items()},
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
 
 
 def _known(tx: Tx) -> tuple[set[str], set[str]]:

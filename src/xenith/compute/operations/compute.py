@@ -7,6 +7,7 @@ from xenith.compute.operations.aggregates import Aggregates
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.flavors import Flavors
 from xenith.compute.operations.image_schedules import ImageSchedules
+from xenith.compute.operations.images import ImageProxy
 from xenith.compute.operations.inventory import Inventory
 from xenith.compute.operations.keypairs import Keypairs
 from xenith.compute.operations.labels import ServerLabels
@@ -30,6 +31,7 @@ class Compute:
         self.resizes = Resizes(context)
         self.images = ServerImages(context)
         self.image_schedules = ImageSchedules(context)
+        self.image_proxy = ImageProxy(context)
         self.rebuilds = Rebuilds(context)
         self.rescues = Rescues(context)
         self.labels = ServerLabels(context)
