@@ -91,7 +91,16 @@ async def imaged(api: ApiClient, server_id: str, name: str) -> str:
     while (image := await api.get(f"/image/v2/images/{image_id}"))["status"] != "active":
         assert time.monotonic() < deadline, image
         await asyncio.sleep(0.2)
+    # The image is there a moment before its server has let go of the snapshot.
+    while await busy(api, server_id):
+        assert time.monotonic() < deadline, "the server is still being imaged"
+        await asyncio.sleep(0.2)
     return image_id
+
+
+async def busy(api: ApiClient, server_id: str) -> bool:
+    server = (await api.get(f"{SERVERS}/{server_id}"))["server"]
+    return server["OS-EXT-STS:task_state"] is not None
 
 
 def layers(directory: Path) -> list[int]:
