@@ -209,6 +209,12 @@ def _times(call: Call[Images]) -> Any:
                 raise Invalid(f"Invalid time value {moment[:40]} for {name}") from None
 
 
+async def list_image_tasks(call: Call[Images]) -> dict[str, Any]:
+    """List an image's tasks: there are none, for what is done to an image shows in its status."""
+    await call.service.show(call.principal, call["image_id"])
+    return {"tasks": []}
+
+
 async def show_image(call: Call[Images]) -> dict[str, Any]:
     """Show one image."""
     return view(await call.service.show(call.principal, call["image_id"]))
@@ -437,6 +443,14 @@ ENDPOINTS = (
         codes=(400, 401, 403),
     ),
     Endpoint("GET", _IMAGE, show_image, "get_image", "images.show_image", codes=_R),
+    Endpoint(
+        "GET",
+        _IMAGE + "/tasks",
+        list_image_tasks,
+        "get_image",
+        "images.show_tasks_associated_with_image",
+        codes=_R,
+    ),
     Endpoint(
         "PATCH",
         _IMAGE,
