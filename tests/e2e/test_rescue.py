@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from xenith.driver.ext4 import find_tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
+Guests = Callable[[Path], list[int]]
 SERVERS = "/compute/v2.1/servers"
 #: Tells what is on the disks, and marks the first one if it is as large as the flavor says.
 SCRIPT = """#!/bin/sh
@@ -41,15 +40,6 @@ echo "said all"
 """
 
 
-@pytest.fixture(autouse=True)
-def needs_qemu() -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        reason = "qemu-system-x86 is not installed: real guests are left out"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
 def run(*command: str | Path, data: Path, cloud: str = "xenith-demo") -> str:
     environment = {key: value for key, value in os.environ.items() if key[:3] != "OS_"}
     environment |= {"OS_CLIENT_CONFIG_FILE": str(data / "clouds.yaml"), "OS_CLOUD": cloud}
@@ -62,33 +52,6 @@ def run(*command: str | Path, data: Path, cloud: str = "xenith-demo") -> str:
 
 def openstack(data: Path, *words: str, cloud: str = "xenith-demo") -> str:
     return run(Path(sys.executable).with_name("openstack"), *words, data=data, cloud=cloud)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
-    data = tmp_path / "cloud"
-    xenith = (sys.executable, "-m", "xenith.cli")
-    where = ("--data", str(data))
-    up = ("up", "--detach", *where, "--listen", "127.0.0.1:0", "--backend", "qemu", "--hosts", "1")
-    run(*xenith, *up, data=data)
-    yield data
-    run(*xenith, "down", *where, data=data)
-    for pid in guests(tmp_path):
-        os.kill(pid, signal.SIGKILL)
-
-
-def guests(place: Path) -> list[int]:
-    """List the processes of guests and their disks below a directory of this test's."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        is_ours = "qemu-system" in command.split("\0")[0] or "xenith.toolstack.tap" in command
-        if entry.name.isdigit() and is_ours and str(place) in command:
-            found.append(int(entry.name))
-    return found
 
 
 async def said(api: ApiClient, server_id: str, *words: str) -> str:
@@ -104,33 +67,43 @@ async def said(api: ApiClient, server_id: str, *words: str) -> str:
     raise AssertionError(f"the guest never said {words}:\n{output}")
 
 
-def test_a_guest_is_rescued_with_its_own_disk_beside_and_brought_back(data: Path) -> None:
-    script = data.parent / "script"
+def test_a_guest_is_rescued_with_its_own_disk_beside_and_brought_back(
+    qemu_cloud: Path, guests: Guests
+) -> None:
+    script = qemu_cloud.parent / "script"
     script.write_text(SCRIPT)
     file = str(find_or_build())
-    openstack(data, "image", "create", "--disk-format", "raw", "--file", file, "tiny")
+    openstack(qemu_cloud, "image", "create", "--disk-format", "raw", "--file", file, "tiny")
     sizes = ("--ram", "256", "--disk", "1", "--swap", "16", "--ephemeral", "1")
-    openstack(data, "flavor", "create", *sizes, "rich", cloud="xenith")
+    openstack(qemu_cloud, "flavor", "create", *sizes, "rich", cloud="xenith")
     given = ("--flavor", "rich", "--image", "tiny", "--nic", "none", "--use-config-drive")
     shown = ("-f", "value", "-c", "id")
     server_id = openstack(
-        data, "server", "create", *given, "--user-data", str(script), "--wait", *shown, "guest"
+        qemu_cloud,
+        "server",
+        "create",
+        *given,
+        "--user-data",
+        str(script),
+        "--wait",
+        *shown,
+        "guest",
     )
 
     async def walk() -> None:
-        async with ApiClient.of_directory(data) as api:
+        async with ApiClient.of_directory(qemu_cloud) as api:
             output = await said(api, server_id, "mark of vda: .", "swap on vdb: SWAPSPACE2.")
             for disk in ("vda 1024 MiB", "vdb 16 MiB", "vdd 1024 MiB"):
                 assert f"disk: {disk}" in output
             assert ("label of vdd: ephemeral0." in output) is (find_tool() is not None)
-            openstack(data, "server", "rescue", "--password", "other", "guest")
+            openstack(qemu_cloud, "server", "rescue", "--password", "other", "guest")
             await api.wait_server(server_id, status="RESCUE", timeout_s=120)
             output = await said(api, server_id, "mark of vdb: mine.", "swap on vdc: SWAPSPACE2.")
             assert "disk: vda 28 MiB" in output
-            openstack(data, "server", "unrescue", "guest")
+            openstack(qemu_cloud, "server", "unrescue", "guest")
             await api.wait_server(server_id, status="ACTIVE", timeout_s=120)
             await said(api, server_id, "mark of vda: mine.")
-            openstack(data, "server", "delete", "--wait", "guest")
-            assert guests(data.parent) == []
+            openstack(qemu_cloud, "server", "delete", "--wait", "guest")
+            assert guests(qemu_cloud.parent) == []
 
     asyncio.run(walk())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from xenith.dev.client import ApiClient
+from xenith.xapi import XapiSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -66,3 +67,43 @@ def test_chains_are_drawn_orphans_listed_and_chains_made_shorter(data: Path) -> 
     )
     both = ("--quarantine", "--remove")
     assert "one at a time" in xenith("storage", "orphans", *both, *where, code=2)
+
+
+async def make_disk(data: Path, name: str) -> str:
+    """Make a disk on the first host as a person with another tool would; its uuid."""
+    async with ApiClient.of_directory(data) as api:
+        hosts = (await api.get("/xenith/v1/hosts"))["hosts"]
+    url = next(host["url"] for host in hosts if host["name"] == "host-1")
+    password = (data / "hosts.password").read_text().strip()
+    session = await XapiSession.login(url, user="root", password=password)
+    try:
+        (sr,) = await session.call("SR.get_all")
+        record = {"name_label": name, "SR": sr, "virtual_size": 2**21, "type": "user"}
+        ref = await session.call("VDI.create", record | {"sharable": False, "read_only": False})
+        uuid: str = await session.call("VDI.get_uuid", ref)
+        return uuid
+    finally:
+        await session.logout()
+
+
+def test_a_disk_of_nobody_goes_by_way_of_the_quarantine_and_its_name_stays_a_name(
+    data: Path,
+) -> None:
+    where = ("--data", str(data))
+    uuid = asyncio.run(make_disk(data, "old\x1b[2J\nname"))
+    for shown in (xenith("storage", "orphans", *where), xenith("storage", "chains", *where)):
+        assert "\x1b" not in shown
+        assert "old\\x1b[2J\\nname" in shown
+    before = xenith("storage", "orphans", "--remove", "--older-than", "0", *where)
+    assert "(none)" in before, "nothing is removed that is not in quarantine"
+    assert "in quarantine" in xenith("storage", "orphans", "--quarantine", *where)
+    assert "refused" in xenith("storage", "orphans", "--remove", *where), "a week is not over"
+    assert "released" in xenith("storage", "orphans", "--release", uuid, *where)
+    assert "not in quarantine" in xenith("storage", "orphans", "--release", uuid, *where, code=2)
+    xenith("storage", "orphans", "--quarantine", *where)
+    assert "removed" in xenith("storage", "orphans", "--remove", "--older-than", "0", *where)
+    assert "(none)" in xenith("storage", "orphans", *where)
+    nowhere = "00000000-0000-4000-8000-000000000000"
+    assert f"has a repository {nowhere}" in xenith(
+        "storage", "coalesce", "--sr", nowhere, *where, code=3
+    )

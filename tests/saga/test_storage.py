@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from xenith.compute.operations.storage import HostsStorage, OrphansBody
-from xenith.core.errors import NotFound
+from xenith.compute.records.hosts import hosts
+from xenith.compute.records.instances import instances
+from xenith.core.errors import Conflict, NotFound
 from xenith.xapi import XapiSession
 
 pytestmark = pytest.mark.slow
@@ -100,6 +102,70 @@ async def test_a_disk_that_a_vm_was_given_meanwhile_is_left_alone(cloud, operato
     await operator.call("VBD.create", vbd | {"bootable": False, "empty": False})
     assert await act(cloud, "remove", uuid) == ["refused"]
     assert (await disks(cloud))[uuid]["proof"] == []
+
+
+@pytest.mark.parametrize("way", ["VDI.clone", "VDI.snapshot"])
+async def test_who_copies_a_marked_disk_keeps_the_copy(cloud, operator, way):
+    uuid = await stranger(operator)
+    await act(cloud, "quarantine", uuid)
+    await cloud.world.clock.advance(2 * WEEK_S)
+    ref = await operator.call("VDI.get_by_uuid", uuid)
+    copy = await operator.call("VDI.get_uuid", await operator.call(way, ref, {}))
+    assert (await disks(cloud))[copy]["quarantined_at"] is None
+    assert await act(cloud, "remove", copy) == ["refused"]
+    assert await act(cloud, "quarantine", copy) == ["in quarantine"]
+    assert await act(cloud, "remove", copy) == ["refused"], "its own week has begun"
+    assert await act(cloud, "remove", uuid) == ["removed"]
+    assert copy in await disks(cloud)
+
+
+@pytest.mark.parametrize("mark", ["1600000000", "x 1600000000", "{uuid} nan", "{uuid} -1", ""])
+async def test_what_is_no_mark_of_ours_is_none(cloud, operator, mark):
+    uuid = await stranger(operator)
+    ref = await operator.call("VDI.get_by_uuid", uuid)
+    config = ("xenith-quarantined", mark.format(uuid=uuid))
+    await operator.call("VDI.add_to_other_config", ref, *config)
+    assert (await disks(cloud))[uuid]["quarantined_at"] is None
+    assert await act(cloud, "remove", uuid) == ["refused"]
+    assert await act(cloud, "quarantine", uuid) == ["in quarantine"]
+    assert (await disks(cloud))[uuid]["quarantined_at"] is not None
+
+
+async def test_of_several_hosts_with_one_name_none_is_taken_unless_by_its_id(cloud, operator):
+    uuid = await stranger(operator)
+    row = await cloud.db.read(lambda tx: tx.get(hosts, name="host-1"))
+    fields = {column.name: getattr(row, column.name) for column in hosts.columns}
+    own = {"id": "another", "service_id": "another", "cell_id": "another-cell", "number": 9}
+    await cloud.db.run(lambda tx: tx.insert(hosts, fields | own))
+    with pytest.raises(Conflict, match=f"2 hosts are called host-1.*{row.id}"):
+        await act(cloud, "quarantine", uuid)
+    (done,) = await storage(cloud).act(OrphansBody(row.id, "quarantine", [uuid]))
+    assert done["done"] == "in quarantine"
+
+
+async def test_a_snapshot_is_of_nobody_once_nothing_is_done_to_its_server(cloud, operator):
+    (server_id,) = await cloud.build()
+    root = await operator.call("VDI.get_by_name_label", f"xenith-root-{server_id}")
+    kept = await operator.call("VDI.snapshot", root[0], {})
+    await operator.call("VDI.set_name_label", kept, f"xenith-snapshot-{server_id}")
+    uuid = await operator.call("VDI.get_uuid", kept)
+    assert "its next image, or its end, removes it" in (await disks(cloud))[uuid]["proof"]
+    # As after a start from an older copy of the rows: the host is read then.
+    await cloud.reborn()
+    await cloud.image(server_id)
+    await cloud.carry()
+    assert (await disks(cloud))[uuid]["proof"] == [], "an image of it is on its way"
+    await cloud.work()
+    assert uuid not in await disks(cloud)
+
+
+async def test_a_server_on_another_host_accounts_for_no_disk_here(cloud, operator):
+    (server_id,) = await cloud.build()
+    row = await cloud.db.read(lambda tx: tx.get(hosts, name="host-1"))
+    await cloud.db.run(lambda tx: tx.update(instances, {"id": server_id}, host_id="elsewhere"))
+    (root,) = [disk for disk in (await disks(cloud)).values() if disk["kind"] == "root"]
+    assert root["proof"][0] == f"server {server_id} is not on this host"
+    await cloud.db.run(lambda tx: tx.update(instances, {"id": server_id}, host_id=row.id))
 
 
 async def test_what_is_somebodys_cannot_be_marked(cloud, operator):

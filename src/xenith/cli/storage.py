@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from xenith.cli.errors import exit_code
 from xenith.cli.output import Output, cell, show
-from xenith.core.errors import Invalid
+from xenith.core.errors import Invalid, NotFound, XenithError
 from xenith.core.settings import load
 
 app = App(help="Draw the disks on hosts as chains, find orphans, make chains shorter.")
@@ -73,9 +75,10 @@ def orphans(
     _say_silent(found)
     listed = list(_orphans(found))
     if not (quarantine or release or remove):
-        show(listed, output)
+        show(_without_ids(listed), output)
         return
-    act, chosen = _choose(listed, is_quarantine=quarantine, release=release)
+    act = "quarantine" if quarantine else "release" if release else "remove"
+    chosen = _marked(found, release) if release else _choose(listed, act)
     show(asyncio.run(_act(data, act, chosen, older_than * _DAY_S)), output)
 
 
@@ -86,9 +89,14 @@ def coalesce(
     sr: Annotated[str | None, Parameter(help="One repository alone, by its uuid.")] = None,
     data: Data = None,
     output: Output = "table",
-) -> None:
-    """Have hosts merge what deleted disks left, wait for it, and tell what came of it."""
-    show(asyncio.run(_coalesce(data, host, sr)), output)
+) -> int:
+    """Have hosts merge what deleted disks left, wait for it, and tell what came of it.
+
+    A repository that refuses is told of, and the others go on.
+    """
+    done, code = asyncio.run(_coalesce(data, host, sr))
+    show(done, output)
+    return code
 
 
 # -- drawn
@@ -233,11 +241,13 @@ def _with_forecasts(host: dict[str, Any]) -> dict[str, Any]:
 
 
 def _say_silent(found: Sequence[Mapping[str, Any]]) -> None:
-    import sys  # noqa: PLC0415 - only where it is needed
-
     for host in found:
         if host["error"]:
-            print(f"{cell(host['host'])} does not answer: {cell(host['error'])}", file=sys.stderr)
+            _say(f"{cell(host['host'])} does not answer: {cell(host['error'])}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _orphans(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -249,6 +259,7 @@ def _orphans(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 at = disk["quarantined_at"]
                 yield {
                     "host": host["host"],
+                    "host_id": host["id"],
                     "sr": repository["name"],
                     "disk": disk["uuid"],
                     "name": disk["name"],
@@ -259,63 +270,89 @@ def _orphans(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _choose(
-    listed: Sequence[Mapping[str, Any]], *, is_quarantine: bool, release: Sequence[str] | None
-) -> tuple[str, list[Mapping[str, Any]]]:
-    if release:
-        chosen = [one for one in listed if one["disk"] in release]
-        missing = set(release) - {one["disk"] for one in chosen}
-        if missing:
-            raise Invalid(f"no orphan is {', '.join(sorted(missing))}")
-        return "release", chosen
+def _without_ids(listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: one[name] for name in one if name != "host_id"} for one in listed]
+
+
+def _marked(found: Sequence[Mapping[str, Any]], release: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Find disks in quarantine, also such as a VM has by now: their mark would count later."""
+    chosen: list[Mapping[str, Any]] = [
+        {"host": host["host"], "host_id": host["id"], "disk": disk["uuid"]}
+        for host in found
+        for repository in host["repositories"]
+        for disk in repository["disks"]
+        if disk["uuid"] in release and disk["quarantined_at"] is not None
+    ]
+    missing = set(release) - {one["disk"] for one in chosen}
+    if missing:
+        raise Invalid(f"not in quarantine: {', '.join(sorted(missing))}")
+    return chosen
+
+
+def _choose(listed: Sequence[Mapping[str, Any]], act: str) -> list[Mapping[str, Any]]:
     # What a cell removes by itself is none of ours.
     own = [one for one in listed if one["kind"] == "other"]
-    if is_quarantine:
-        return "quarantine", [one for one in own if one["quarantine"] is None]
-    return "remove", [one for one in own if one["quarantine"] is not None]
+    return [one for one in own if (one["quarantine"] is None) == (act == "quarantine")]
 
 
 async def _act(
     data: str | None, act: str, chosen: Sequence[Mapping[str, Any]], older_than_s: float
 ) -> list[dict[str, Any]]:
-    by_host: dict[str, list[str]] = {}
+    by_host: dict[tuple[str, str], list[str]] = {}
     for one in chosen:
-        by_host.setdefault(one["host"], []).append(one["disk"])
+        by_host.setdefault((one["host"], one["host_id"]), []).append(one["disk"])
     done: list[dict[str, Any]] = []
     async with _client(data) as api:
-        for host, disks in by_host.items():
+        for (host, host_id), disks in by_host.items():
             for first in range(0, len(disks), _ACT_MAX):
                 part = disks[first : first + _ACT_MAX]
-                body = {"host": host, "do": act, "disks": part, "older_than_s": older_than_s}
+                body = {"host": host_id, "do": act, "disks": part, "older_than_s": older_than_s}
                 for one in (await api.post(f"{_PATH}/orphans", body))["disks"]:
                     freed = one.pop("freed")
                     done.append({"host": host, **one, "freed_mib": round(freed / 2**20, 1)})
     return done
 
 
-async def _coalesce(data: str | None, host: str | None, sr: str | None) -> list[dict[str, Any]]:
+async def _coalesce(
+    data: str | None, host: str | None, sr: str | None
+) -> tuple[list[dict[str, Any]], int]:
     found = await _get(data, host=host, server=None)
     _say_silent(found)
+    chosen = [
+        (one, repository)
+        for one in found
+        for repository in one["repositories"]
+        if sr in (None, repository["uuid"])
+    ]
+    if sr is not None and not chosen:
+        raise NotFound(f"no host that answers has a repository {sr}")
     done: list[dict[str, Any]] = []
+    code = 0
     async with _client(data) as api:
-        for one in found:
-            for repository in one["repositories"]:
-                if sr is not None and repository["uuid"] != sr:
-                    continue
-                body = {"host": one["host"], "sr": repository["uuid"]}
-                told = await api.post(f"{_PATH}/collect", body)
-                before = told["before"]
-                while not told["is_done"]:
-                    told = await api.post(f"{_PATH}/collect", body)
-                after = told["after"]
-                done.append(
-                    {
-                        "host": one["host"],
-                        "sr": repository["name"],
-                        "disks": f"{before['disks']} → {after['disks']}",
-                        "deepest": f"{before['deepest']} → {after['deepest']}",
-                        "used": f"{_size(before['used'])} → {_size(after['used'])}",
-                        "debt": f"{_size(before['debt'])} → {_size(after['debt'])}",
-                    }
-                )
-    return done
+        for one, repository in chosen:
+            try:
+                before, after = await _shorten(api, {"host": one["id"], "sr": repository["uuid"]})
+            except XenithError as error:
+                code = exit_code(error)
+                _say(f"{cell(one['host'])}, {cell(repository['name'])}: {cell(error.message)}")
+                continue
+            done.append(
+                {
+                    "host": one["host"],
+                    "sr": repository["name"],
+                    "disks": f"{before['disks']} → {after['disks']}",
+                    "deepest": f"{before['deepest']} → {after['deepest']}",
+                    "used": f"{_size(before['used'])} → {_size(after['used'])}",
+                    "debt": f"{_size(before['debt'])} → {_size(after['debt'])}",
+                }
+            )
+    return done, code
+
+
+async def _shorten(api: Any, body: dict[str, str]) -> tuple[Any, Any]:
+    """Have one repository make its chains shorter until it has no more to do; before and after."""
+    told = await api.post(f"{_PATH}/collect", body)
+    before = told["before"]
+    while not told["is_done"]:
+        told = await api.post(f"{_PATH}/collect", body)
+    return before, told["after"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
 
+from xenith import saga
 from xenith.compute.records.instances import instances
 from xenith.core.errors import XenithError
 from xenith.db import Tx
 from xenith.driver.chains import Disk, Repository
+from xenith.saga.definition import OPEN_STATES
 
 if TYPE_CHECKING:
     from xenith.compute.cell import ComputeCell
@@ -48,12 +50,15 @@ class HostStorage:
 
     async def _read(self, driver: HostDriver) -> list[dict[str, Any]]:
         found = await driver.storage.read()
-        known = {disk.of for one in found for disk in one.disks if disk.of}
-        living = await self._cell.db.read(_find_living, sorted(known))
+        parts = [disk for one in found for disk in one.disks if _is_part(disk)]
+        # After the host: a saga and a row are there before what they make.
+        living, busy = await self._cell.db.read(_find_owners, driver.address.id, parts)
         return [
             {
                 **_plain(one, without="disks"),
-                "disks": [{**_plain(disk), "proof": prove(disk, living)} for disk in one.disks],
+                "disks": [
+                    {**_plain(disk), "proof": prove(disk, living, busy)} for disk in one.disks
+                ],
             }
             for one in found
         ]
@@ -108,20 +113,19 @@ class HostStorage:
         return {"used": 0, "debt": 0, "disks": 0, "deepest": 0}
 
 
-def prove(disk: Disk, living: Mapping[str, bool]) -> list[str]:
+def prove(disk: Disk, living: Collection[str], busy: Collection[str]) -> list[str]:
     """Say why a disk is nobody's, as far as that can be seen; nothing where it is somebody's.
 
-    ``living`` has the servers of the cell that disks are of, and whether they are there.
+    ``living`` are the servers that the cell's rows put on the host, ``busy`` those that a saga
+    has not ended for.
 
-    >>> prove(Disk(uuid="u", name="old", kind="other", size=1, used=1), {})
+    >>> prove(Disk(uuid="u", name="old", kind="other", size=1, used=1), (), ())
     ['no VM has it', 'its name is none that Xenith gives', 'it is no base copy']
     """
     if disk.kind == "half":
         return ["an import or a clone that did not end", "the cell removes it by itself"]
-    if disk.of and disk.kind != "image":
-        if living.get(disk.of):
-            return []
-        return [f"server {disk.of} is not in this cell", "the cell removes it by itself"]
+    if _is_part(disk):
+        return _prove_part(disk, living, busy)
     if disk.kind != "other" or disk.is_attached:
         return []
     said = ["no VM has it", "its name is none that Xenith gives", "it is no base copy"]
@@ -130,13 +134,40 @@ def prove(disk: Disk, living: Mapping[str, bool]) -> list[str]:
     return said
 
 
-def _find_living(tx: Tx, ids: Sequence[str]) -> dict[str, bool]:
-    found: dict[str, bool] = {}
-    for first in range(0, len(ids), 500):
-        part = ids[first : first + 500]
-        statement = sa.select(instances.c.id, instances.c.vm_state).where(instances.c.id.in_(part))
-        found |= {row.id: row.vm_state != "deleted" for row in tx.all(statement)}
-    return found
+def _is_part(disk: Disk) -> bool:
+    return bool(disk.of) and disk.kind not in ("image", "half")
+
+
+def _prove_part(disk: Disk, living: Collection[str], busy: Collection[str]) -> list[str]:
+    if disk.of in busy:
+        return []
+    if disk.of not in living:
+        return [f"server {disk.of} is not on this host", "the cell removes it by itself"]
+    if disk.kind == "snapshot":
+        # Such is left where the rows of a cell were put back from an older copy.
+        return [
+            f"nothing is being done to server {disk.of}",
+            "its next image, or its end, removes it",
+        ]
+    return []
+
+
+_LIVING = sa.select(instances.c.id).where(
+    instances.c.host_id == sa.bindparam("host_id"), instances.c.vm_state != "deleted"
+)
+
+
+def _find_owners(tx: Tx, host_id: str, parts: Sequence[Disk]) -> tuple[set[str], set[str]]:
+    """Find the servers that rows put on a host, and those that sagas are at work on."""
+    living = {row.id for row in tx.all(_LIVING, host_id=host_id)}
+    # Of all others it is enough that they live.
+    asked = {disk.of for disk in parts if disk.of not in living or disk.kind == "snapshot"}
+    busy = {
+        instance_id
+        for instance_id in asked
+        if any(run.state in OPEN_STATES for run in saga.list_of_subject(tx, instance_id))
+    }
+    return living, busy
 
 
 def _plain(told: Disk | Repository, *, without: str = "") -> dict[str, Any]:

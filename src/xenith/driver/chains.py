@@ -19,7 +19,8 @@ from xenith.driver.names import IMAGE_KEY, is_complete_image, is_stray, part_of
 
 #: Key of a VDI's ``sm_config`` that names the one below it. Source: sm, VDI.py.
 PARENT_KEY = "vhd-parent"
-#: Since when a disk is in quarantine, in epoch seconds.
+#: The disk's own uuid, and since when it is in quarantine, in epoch seconds. A clone or a snapshot
+#: has the key of its source and not the uuid: whoever saved a disk by copying it keeps the copy.
 QUARANTINE_KEY = "xenith-quarantined"
 #: Types of SR that hold no disks of servers.
 _NO_DISKS = frozenset({"iso", "udev", "lvmohba_metadata"})
@@ -105,7 +106,6 @@ def chain_of(record: Record, by_uuid: Mapping[str, Record]) -> Iterator[Record]:
 
 def _disk(record: Record, by_uuid: Mapping[str, Record], refs: Mapping[str, str]) -> Disk:
     kind, of = _kind(record)
-    mark = record["other_config"].get(QUARANTINE_KEY, "")
     return Disk(
         uuid=record["uuid"],
         name=record["name_label"],
@@ -120,7 +120,7 @@ def _disk(record: Record, by_uuid: Mapping[str, Record], refs: Mapping[str, str]
         is_snapshot=record["is_a_snapshot"],
         snapshot_of=refs.get(record["snapshot_of"], ""),
         snapshot_time=record["snapshot_time"] if record["is_a_snapshot"] else "",
-        quarantined_at=_moment(mark),
+        quarantined_at=_marked_at(record),
     )
 
 
@@ -138,11 +138,11 @@ def _kind(record: Record) -> tuple[str, str]:
     return part, instance_id
 
 
-def _moment(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _marked_at(record: Record) -> float | None:
+    uuid, _, moment = record["other_config"].get(QUARANTINE_KEY, "").partition(" ")
+    # ASCII digits alone: what is no number, or none that ends, is no mark of ours.
+    is_ours = uuid == record["uuid"] and moment.isascii() and moment.isdigit()
+    return float(moment) if is_ours else None
 
 
 class Storage:
@@ -164,8 +164,12 @@ class Storage:
             NotFound: there is none.
         """
         ref, record = await self._look(uuid)
-        if QUARANTINE_KEY not in record["other_config"]:
-            await self._line.call("VDI.add_to_other_config", ref, QUARANTINE_KEY, f"{now_s:.0f}")
+        if _marked_at(record) is not None:
+            return
+        # One that is no mark of this disk's would refuse the new one.
+        await self._line.call("VDI.remove_from_other_config", ref, QUARANTINE_KEY)
+        mark = f"{uuid} {now_s:.0f}"
+        await self._line.call("VDI.add_to_other_config", ref, QUARANTINE_KEY, mark)
 
     async def release(self, uuid: str) -> None:
         """Take a disk's mark away. Safe to repeat.
@@ -184,7 +188,7 @@ class Storage:
             NotFound: there is none.
         """
         ref, record = await self._look(uuid)
-        marked = _moment(record["other_config"].get(QUARANTINE_KEY, ""))
+        marked = _marked_at(record)
         if marked is None or marked > before_s:
             raise Conflict(f"disk {uuid} is not in quarantine for long enough")
         await self._line.call("VDI.destroy", ref)

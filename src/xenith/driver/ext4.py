@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from xenith.core.errors import Unavailable
 from xenith.core.world import World
+from xenith.driver.tools import run_tool
 from xenith.vhd.disk import RawDisk
 from xenith.vhd.encoder import encode_dynamic
 from xenith.vhd.pipe import PipeSink
@@ -46,7 +46,8 @@ async def made_as_vhd(
     with TemporaryDirectory(prefix="xenith-ext4-") as directory:
         raw, vhd = Path(directory, "disk.raw"), Path(directory, "disk.vhd")
         await asyncio.to_thread(_lengthen, raw, size_bytes)
-        await _run(tool, "-q", "-F", "-L", label, "-U", uuid, "-E", _OPTIONS, str(raw))
+        words = ("-q", "-F", "-L", label, "-U", uuid, "-E", _OPTIONS, str(raw))
+        await run_tool(tool, *words, timeout_s=MAKE_TIMEOUT_S, doing="make a file system")
         await asyncio.to_thread(_encode, raw, vhd, world)
         yield vhd
 
@@ -59,24 +60,3 @@ def _lengthen(raw: Path, size_bytes: int) -> None:
 def _encode(raw: Path, vhd: Path, world: World) -> None:
     with raw.open("rb", buffering=0) as disk, vhd.open("wb", buffering=0) as out:
         encode_dynamic(RawDisk(disk.fileno()), PipeSink(out), world=world)
-
-
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(MAKE_TIMEOUT_S):
-            _, said = await process.communicate()
-    except TimeoutError as error:
-        raise Unavailable(f"no file system was made in {MAKE_TIMEOUT_S:g} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        text = said.decode("utf-8", "replace").strip()[-200:]
-        raise Unavailable(f"no file system was made: {text}")

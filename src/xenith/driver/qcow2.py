@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from xenith.core.errors import Invalid, TooLarge, Unavailable
 from xenith.core.limits import IMAGE_BYTES_MAX, STREAM_CHUNK_BYTES
+from xenith.driver.tools import run_tool
 
 HEADER_BYTES = 104
 _MAGIC = b"QFI\xfb"
@@ -79,7 +80,7 @@ async def convert_to_raw(source: Path, target: Path) -> None:
     """
     program, limiter = _programs()
     size = virtual_size(await asyncio.to_thread(_head, source))
-    await _run(
+    await run_tool(
         limiter,
         f"--as={ADDRESS_SPACE_BYTES_MAX}",
         f"--cpu={CPU_S_MAX}",
@@ -89,6 +90,9 @@ async def convert_to_raw(source: Path, target: Path) -> None:
         *("-f", "qcow2", "-O", "raw"),
         str(source),
         str(target),
+        timeout_s=CONVERT_TIMEOUT_S,
+        doing="convert the image",
+        failure=Invalid,
     )
 
 
@@ -113,27 +117,6 @@ async def _store(chunks: AsyncIterator[bytes], path: Path) -> None:
             if written > IMAGE_BYTES_MAX:
                 raise TooLarge("the image is larger than the limit")
             await asyncio.to_thread(file.write, chunk)
-
-
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(CONVERT_TIMEOUT_S):
-            _, said = await process.communicate()
-    except TimeoutError as error:
-        raise Unavailable(f"the image was not converted in {CONVERT_TIMEOUT_S:g} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        text = said.decode("utf-8", "replace").strip()[-200:]
-        raise Invalid(f"the image cannot be converted: {text}")
 
 
 async def read_file(path: Path) -> AsyncIterator[bytes]:

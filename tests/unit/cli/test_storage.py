@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from xenith.cli import run, storage
 from xenith.cli.storage import draw, forecast
+from xenith.core.errors import Unavailable
 
 
 def disk(uuid, parent="", **fields):
@@ -103,3 +107,31 @@ def test_a_chain_without_end_or_in_a_circle_is_drawn():
 def test_the_limit_is_foretold_at_the_rate_of_the_snapshots_that_there_are(times, told):
     snapshots = [disk(f"s{n}", snapshot_of="d", snapshot_time=time) for n, time in enumerate(times)]
     assert forecast(disk("d", depth=5), snapshots) == told
+
+
+class OneRefuses:
+    """A cloud of two hosts, of which the first refuses to have its chains made shorter."""
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def get(self, _path):
+        told = [host() | {"host": name, "id": f"id-{name}"} for name in ("h1", "h2")]
+        return {"hosts": told}
+
+    async def post(self, _path, body):
+        if body["host"] == "id-h1":
+            raise Unavailable("a disk is\x1b[2J damaged")
+        amounts = {"disks": 2, "deepest": 1, "used": 0, "debt": 0}
+        return {"before": amounts, "after": amounts, "is_done": True}
+
+
+def test_a_repository_that_refuses_does_not_keep_the_others_from_it(monkeypatch, capsys):
+    monkeypatch.setattr(storage, "_client", lambda _data: OneRefuses())
+    assert run(["storage", "coalesce", "-o", "json"]) == 7
+    said = capsys.readouterr()
+    assert [row["host"] for row in json.loads(said.out)] == ["h2"]
+    assert said.err == "h1, Local: a disk is\\x1b[2J damaged\n"

@@ -53,6 +53,6 @@ async def test_a_file_system_is_sent_as_a_few_mib(gib, mib_max):
 
 async def test_a_tool_that_fails_is_told_with_its_own_words():
     making = ext4.made_as_vhd("/bin/false", GIB, label="x", uuid=ID, world=World())
-    with pytest.raises(Unavailable, match="no file system was made"):
+    with pytest.raises(Unavailable, match="could not make a file system"):
         async with making:
             pass

@@ -26,7 +26,7 @@ async def collect(call: Call[Operator]) -> dict[str, Any]:
     return await call.service.storage.collect(call.body)
 
 
-_CODES = (400, 404, 503)
+_CODES = (400, 404, 409, 503)
 
 ENDPOINTS = (
     Endpoint(

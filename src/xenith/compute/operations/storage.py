@@ -11,7 +11,8 @@ import msgspec
 from xenith.compute.operations.context import Context
 from xenith.compute.records.hosts import hosts
 from xenith.compute.records.instances import instances
-from xenith.core.errors import NotFound, XenithError
+from xenith.compute.records.servers import servers
+from xenith.core.errors import Conflict, NotFound, XenithError
 from xenith.core.ids import CellId
 from xenith.db import Row, Tx
 
@@ -27,6 +28,7 @@ Uuid = Annotated[str, msgspec.Meta(min_length=36, max_length=36, pattern="^[0-9a
 class OrphansBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be done to orphans of a host."""
 
+    #: Its id; or its name, where no other cell has a host of that name.
     host: str
     do: Literal["quarantine", "release", "remove"]
     disks: Annotated[list[Uuid], msgspec.Meta(min_length=1, max_length=50)]
@@ -59,7 +61,7 @@ class HostsStorage:
         places = asyncio.Semaphore(ASKED_AT_ONCE_MAX)
 
         async def ask(row: Row) -> dict[str, Any]:
-            shown = {"host": row.name, "error": "", "repositories": []}
+            shown = {"host": row.name, "id": row.id, "error": "", "repositories": []}
             try:
                 async with places:
                     return shown | await self._ask(row, "read", timeout_s=READ_TIMEOUT_S)
@@ -73,9 +75,10 @@ class HostsStorage:
 
         Raises:
             NotFound: there is no such host.
+            Conflict: several hosts have the name.
             Unavailable: it does not answer.
         """
-        (row,) = await self._context.db.read(_choose, body.host, None)
+        row = await self._context.db.read(_get_one, body.host)
         told = await self._ask(
             row,
             body.do,
@@ -91,9 +94,10 @@ class HostsStorage:
 
         Raises:
             NotFound: there is no such host or repository.
+            Conflict: several hosts have the name.
             Unavailable: it does not answer.
         """
-        (row,) = await self._context.db.read(_choose, body.host, None)
+        row = await self._context.db.read(_get_one, body.host)
         return await self._ask(row, "collect", timeout_s=ACT_TIMEOUT_S, sr=body.sr)
 
     async def _ask(self, row: Row, do: str, *, timeout_s: float, **params: Any) -> dict[str, Any]:
@@ -108,13 +112,24 @@ class HostsStorage:
 
 def _choose(tx: Tx, host: str | None, server: str | None) -> list[Row]:
     if server is not None:
-        found = tx.find(instances, id=server)
+        owner = tx.find(servers, id=server)
+        # Of a server that was moved, another cell may have a row too.
+        found = owner and tx.find(instances, id=server, cell_id=owner.cell_id)
         if found is None or found.host_id is None:
             raise NotFound(f"Server {server[:64]} is on no host.")
         return tx.list(hosts, id=found.host_id, is_removed=False)
     if host is None:
         return sorted(tx.list(hosts, is_removed=False), key=lambda row: str(row.name))
-    rows = tx.list(hosts, name=host, is_removed=False)
+    rows = tx.list(hosts, id=host, is_removed=False) or tx.list(hosts, name=host, is_removed=False)
     if not rows:
         raise NotFound(f"There is no host {host[:255]}.")
     return rows
+
+
+def _get_one(tx: Tx, host: str) -> Row:
+    rows = _choose(tx, host, None)
+    if len(rows) > 1:
+        # A name is one cell's own: the hosts that cells run themselves are all called alike.
+        ids = ", ".join(str(row.id) for row in rows[:10])
+        raise Conflict(f"{len(rows)} hosts are called {host[:255]}: name one by its id, of {ids}")
+    return rows[0]
