@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from xenith.core.errors import Invalid, NotFound
 from xenith.db import GLOBAL, Flag, Json, Row, Tx
@@ -308,16 +310,29 @@ def _matching(wanted: ImageFilter, *, is_walk: bool) -> list[Any]:
     return conditions
 
 
-def _held(column: Any) -> Any:
-    """Give a column's value so that no index of the column is chosen for it.
+class _held(FunctionElement[Any]):  # noqa: N801 - written as a function
+    """A column's value, of which SQLite chooses no index.
 
     Which index is good was looked at by ``_find_few``; SQLite would take any that a filter has, and
-    order what that finds, be it all of the images.
+    order what that finds, be it all of the images. PostgreSQL chooses by what the table holds.
+    Source: SQLite, "The Next-Generation Query Planner": a unary plus keeps a term from indexes.
     """
-    if isinstance(column.type, sa.Text):
-        return column.concat("")
-    plain = sa.SmallInteger if isinstance(column.type, Flag) else column.type
-    return sa.type_coerce(column, plain) + 0
+
+    inherit_cache = True
+
+    def __init__(self, column: Any) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(_held)
+def _plain(element: Any, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(_held, "sqlite")
+def _kept_from_indexes(element: Any, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
 
 
 def _at(column: Any, operator: str, at_s: float) -> Any:
@@ -334,7 +349,8 @@ def _at(column: Any, operator: str, at_s: float) -> Any:
 
 def _seen(wanted: ImageFilter, principal: Principal, *, is_walk: bool) -> list[Any]:
     """Give the kinds of images that the caller sees; a walk enters each by its own index."""
-    owner, visibility = images.c.owner, images.c.visibility
+    owner: Any = images.c.owner
+    visibility: Any = images.c.visibility
     if not is_walk:
         owner, visibility = _held(owner), _held(visibility)
     own = owner == (principal.project_id or "")
