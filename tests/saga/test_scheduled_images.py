@@ -12,7 +12,7 @@ from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
 from xenith.compute.scheduled_images import ScheduledImages
 from xenith.compute.schemas.image_schedules import ImageSchedule
-from xenith.core.errors import NotFound
+from xenith.core.errors import Exhausted, NotFound
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +82,28 @@ async def test_a_busy_server_is_tried_again_and_others_are_not_held_up(cloud):
     assert await activate(cloud) == 0
     await cloud.world.clock.advance(RETRY_S + 1)
     assert await activate(cloud) == 1
+
+
+async def test_a_server_that_no_image_can_be_made_of_holds_no_other_up(cloud, monkeypatch):
+    broken, sound = await cloud.build(count=2)
+    await schedule(cloud, broken)
+    await schedule(cloud, sound)
+    add = cloud.images.add_snapshot
+
+    def refuse(tx, **described):
+        if described["properties"]["instance_uuid"] == broken:
+            raise Exhausted("the limit of image properties is exceeded")
+        return add(tx, **described)
+
+    monkeypatch.setattr(cloud.images, "add_snapshot", refuse)
+    await cloud.world.clock.advance(DAY_S)
+    # Whichever of both is due first.
+    await cloud.db.run(lambda tx: tx.update(image_schedules, {"server_id": broken}, next_at=1.0))
+    assert await activate(cloud) == 1
+    assert len(cloud.images.stored) == 1
+    row = await cloud.compute.image_schedules.get(cloud.who, broken)
+    assert 0 < row.next_at - cloud.world.clock.now() <= RETRY_S
+    assert await activate(cloud) == 0
 
 
 async def test_a_schedule_is_gone_with_its_server_and_when_it_is_taken_away(cloud):

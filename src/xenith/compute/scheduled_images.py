@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.image_schedules import ImageSchedules
 from xenith.compute.records.image_schedules import count_running, list_due
+from xenith.core.errors import Unavailable, XenithError
+from xenith.core.log import logger
 from xenith.db import Tx
+
+_log = logger("compute.scheduled_images")
 
 #: Scheduled images of a region that are being made at a time: hosts and the store have other work.
 RUNNING_MAX = 50
@@ -29,7 +33,13 @@ class ScheduledImages:
         begun = 0
         for server_id in chosen:
             # Each by itself: one that cannot be made holds no other up.
-            begun += await self._context.db.run(self._begin, server_id)
+            try:
+                begun += await self._context.db.run(self._begin, server_id)
+            except Unavailable:
+                raise
+            except XenithError as error:
+                _log.warning("scheduled image not begun", server=server_id, error=error.message)
+                await self._context.db.run(self._schedules.put_off, server_id)
         return {"begun": begun}
 
     def _choose(self, tx: Tx, now_s: float) -> list[str]:

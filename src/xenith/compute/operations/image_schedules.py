@@ -105,11 +105,16 @@ class ImageSchedules:
             tx.delete(image_schedules, server_id=server_id)
             return False
         except Conflict:
-            tx.update(image_schedules, {"server_id": server_id}, next_at=now + RETRY_S)
+            self.put_off(tx, server_id)
             return False
         due = next_time(server_id, row.day_of_week, now)
         tx.update(image_schedules, {"server_id": server_id}, next_at=due)
         return True
+
+    def put_off(self, tx: Tx, server_id: str) -> None:
+        """Try a server's image again later. Transaction function."""
+        later = tx.world.clock.now() + RETRY_S
+        tx.update(image_schedules, {"server_id": server_id}, next_at=later)
 
 
 def _get(tx: Tx, server_id: str) -> Row:
