@@ -22,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 
 from xenith.core.ids import CellId
-from xenith.db import CELL, Flag, Row, Tx
+from xenith.db import CELL, Flag, Prepared, Row, Tx
 
 #: Bytes of one batch's rows, half of what a message may have; one row alone is far smaller.
 BATCH_BYTES_MAX = 512 * 1024
@@ -167,9 +167,11 @@ class Changes:
         }
         self._after = {each.kind: _after(each) for each in tables}
         self._all = {
-            each.kind: sa.select(each.table)
-            .where(each.table.c.cell_id == sa.bindparam("origin"))
-            .order_by(*each.table.primary_key)
+            each.kind: Prepared(
+                sa.select(each.table)
+                .where(each.table.c.cell_id == sa.bindparam("origin"))
+                .order_by(*each.table.primary_key)
+            )
             for each in tables
         }
 
@@ -396,9 +398,9 @@ def root_of(hashes: Sequence[bytes]) -> bytes:
     return hashlib.blake2b(b"".join(hashes), digest_size=16).digest()
 
 
-def _after(each: ChangedTable) -> Any:
+def _after(each: ChangedTable) -> Prepared:
     table = each.table
-    return (
+    return Prepared(
         sa.select(table)
         .where(
             table.c.cell_id == sa.bindparam("origin"),

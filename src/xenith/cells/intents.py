@@ -19,7 +19,7 @@ import msgspec
 import sqlalchemy as sa
 
 from xenith.cells.choosing import Wanted
-from xenith.db import CELL, Json, Row, Tx
+from xenith.db import CELL, Json, Prepared, Row, Tx
 
 #: Intents that one transaction plans, and one message carries.
 BATCH_INTENTS_MAX = 64
@@ -127,7 +127,7 @@ intents = sa.Table(
 sa.Index("intents_open", intents.c.closed_at, intents.c.next_hop, intents.c.sequence)
 sa.Index("intents_by_subject", intents.c.subject)
 
-_UNDECIDED = (
+_UNDECIDED = Prepared(
     sa.select(intents)
     .where(
         intents.c.closed_at.is_(None),
@@ -137,7 +137,7 @@ _UNDECIDED = (
     .order_by(intents.c.sequence)
     .limit(BATCH_INTENTS_MAX)
 )
-_OPEN_AT = (
+_OPEN_AT = Prepared(
     sa.select(intents.c.hop_id, intents.c.subject, intents.c.sequence)
     .where(
         intents.c.closed_at.is_(None),
@@ -147,7 +147,7 @@ _OPEN_AT = (
     .order_by(intents.c.sequence)
     .limit(1000)
 )
-_BUILDS_AT = (
+_BUILDS_AT = Prepared(
     sa.select(intents)
     .where(
         intents.c.closed_at.is_(None),
@@ -158,7 +158,7 @@ _BUILDS_AT = (
     .order_by(intents.c.sequence)
     .limit(BATCH_INTENTS_MAX)
 )
-_OPEN_OF = (
+_OPEN_OF = Prepared(
     sa.select(intents)
     .where(
         intents.c.subject == sa.bindparam("subject"),
@@ -167,7 +167,7 @@ _OPEN_OF = (
     )
     .order_by(intents.c.sequence)
 )
-_OVERDUE = (
+_OVERDUE = Prepared(
     sa.select(intents)
     .where(
         intents.c.closed_at.is_(None),
@@ -177,7 +177,7 @@ _OVERDUE = (
     )
     .limit(BATCH_INTENTS_MAX)
 )
-_COUNTS = (
+_COUNTS = Prepared(
     sa.select(intents.c.next_hop, sa.func.count().label("count"))
     .where(intents.c.closed_at.is_(None))
     .group_by(intents.c.next_hop)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import secrets
 import uuid
+from functools import partial
 from typing import NewType
 
 CellId = NewType("CellId", str)
@@ -29,6 +31,33 @@ _FREE_BITS = ~(0xF << 76 | 0x3 << 62) & (2**128 - 1)
 _VERSION_BITS = 0x4 << 76 | 0x2 << 62
 
 
+#: Random numbers drawn at a time. A call of the operating system costs more than what is done here
+#: with its answer, and a build needs forty.
+_DRAWN = 256
+
+
+class _Chance:
+    """Numbers of 128 bits from the operating system. For names: secrets are drawn one by one."""
+
+    def __init__(self) -> None:
+        self._ready: list[int] = []
+        # A child process would draw the same ones.
+        os.register_at_fork(after_in_child=self._ready.clear)
+
+    def draw(self) -> int:
+        while True:
+            try:
+                # One step of the interpreter: no two threads are given the same one.
+                return self._ready.pop()
+            except IndexError:
+                drawn = os.urandom(_DRAWN * 16)
+                pieces = (drawn[at : at + 16] for at in range(0, len(drawn), 16))
+                self._ready.extend(map(int.from_bytes, pieces))
+
+
+_CHANCE = _Chance()
+
+
 class Ids:
     """Makes identifiers; seeded for replay, or from the operating system.
 
@@ -37,6 +66,7 @@ class Ids:
 
     def __init__(self, seed: int | None = None) -> None:
         self._random = random.Random(seed) if seed is not None else random.SystemRandom()  # noqa: S311 - the seeded one is for simulations
+        self._draw = _CHANCE.draw if seed is None else partial(self._random.getrandbits, 128)
         self.seed = seed
 
     def uuid(self) -> str:
@@ -47,7 +77,7 @@ class Ids:
     def hex(self) -> str:
         """Make a random UUID as 32 hexadecimal digits, as identity uses."""
         # The standard library's class costs three times as much, and a build makes twenty ids.
-        number = self._random.getrandbits(128) & _FREE_BITS | _VERSION_BITS
+        number = self._draw() & _FREE_BITS | _VERSION_BITS
         return f"{number:032x}"
 
     def request_id(self) -> RequestId:

@@ -102,7 +102,7 @@ class Compiled:
 
     def bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give the driver's parameters when ``values`` names every one that is not a literal."""
-        parameters = {**self._literals, **values}
+        parameters = {**self._literals, **values} if self._literals else dict(values)
         for name, write in self._writers:
             if name in values:
                 parameters[name] = write(parameters[name])
@@ -116,6 +116,22 @@ class Compiled:
         for position, read in self._readers:
             values[position] = read(values[position])
         return self._make(values)
+
+
+class Prepared:
+    """A statement that stands for good: its structure is not looked at again each time it is run.
+
+    What differs from run to run is named with ``sa.bindparam``.
+    """
+
+    __slots__ = ("statement",)
+
+    def __init__(self, statement: sa.sql.ClauseElement) -> None:
+        self.statement = statement
+
+
+#: What a transaction runs.
+Statement = sa.sql.ClauseElement | Prepared
 
 
 class Compiler:
@@ -142,9 +158,12 @@ class Compiler:
         return cls(cast("Any", postgresql.dialect)(paramstyle="pyformat"))
 
     def compile(
-        self, statement: sa.sql.ClauseElement, values: Mapping[str, Any]
+        self, statement: Statement, values: Mapping[str, Any]
     ) -> tuple[Compiled, dict[str, Any]]:
         """Give the compiled form of a statement and its parameters."""
+        if isinstance(statement, Prepared):
+            compiled = self.fixed(statement, lambda: statement.statement)
+            return compiled, compiled.bound(values)
         # The structure without the values.
         cache_key: Any = cast("Any", statement)._generate_cache_key()  # noqa: SLF001 - as above
         if cache_key is None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from xenith.core.errors import Bug, NotFound
 from xenith.core.world import World
-from xenith.db.compiler import Compiled, Compiler
+from xenith.db.compiler import Compiled, Compiler, Statement
 
 #: A row: a named tuple with the statement's columns as fields.
 Row = Any
@@ -90,26 +90,26 @@ class Tx:
 
     # -- statements of any form
 
-    def all(self, statement: sa.sql.ClauseElement, **values: Any) -> list[Row]:
+    def all(self, statement: Statement, **values: Any) -> list[Row]:
         """List the rows of a query."""
         compiled, parameters = self._compiler.compile(statement, values)
         self._cursor.execute(compiled.sql, parameters)
         make = compiled.row
         return [make(raw) for raw in self._cursor.fetchall()]
 
-    def first(self, statement: sa.sql.ClauseElement, **values: Any) -> Row | None:
+    def first(self, statement: Statement, **values: Any) -> Row | None:
         """Find the first row of a query, or None."""
         compiled, parameters = self._compiler.compile(statement, values)
         self._cursor.execute(compiled.sql, parameters)
         raw = self._cursor.fetchone()
         return None if raw is None else compiled.row(raw)
 
-    def scalar(self, statement: sa.sql.ClauseElement, **values: Any) -> Any:
+    def scalar(self, statement: Statement, **values: Any) -> Any:
         """Give the first column of the first row, or None."""
         row = self.first(statement, **values)
         return None if row is None else row[0]
 
-    def run(self, statement: sa.sql.ClauseElement, **values: Any) -> int:
+    def run(self, statement: Statement, **values: Any) -> int:
         """Run an insert, update or delete and tell how many rows it met."""
         compiled, parameters = self._compiler.compile(statement, values)
         self._cursor.execute(compiled.sql, parameters)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from xenith.core.errors import NotFound
 from xenith.core.ids import RequestId, SagaId
-from xenith.db import CELL, Flag, Json, Row, Tx
+from xenith.db import CELL, Flag, Json, Prepared, Row, Tx
 from xenith.saga.definition import (
     DONE,
     OPEN_STATES,
@@ -50,18 +50,18 @@ SAGAS = sa.Table(
     sa.Index("sagas_state_updated_at", "state", "updated_at"),
 )
 
-_NEWEST_TURN = sa.select(sa.func.max(SAGAS.c.turn)).where(
-    SAGAS.c.subject == sa.bindparam("subject")
+_NEWEST_TURN = Prepared(
+    sa.select(sa.func.max(SAGAS.c.turn)).where(SAGAS.c.subject == sa.bindparam("subject"))
 )
 _IS_OPEN = sa.or_(*(SAGAS.c.state == state for state in OPEN_STATES))
 _IS_RUNNABLE = sa.or_(SAGAS.c.state == RUNNING, SAGAS.c.state == UNWINDING)
-_HEAD = (
+_HEAD = Prepared(
     sa.select(SAGAS)
     .where(SAGAS.c.subject == sa.bindparam("subject"), _IS_OPEN)
     .order_by(SAGAS.c.turn)
     .limit(1)
 )
-_WAITING_SUBJECTS = (
+_WAITING_SUBJECTS = Prepared(
     sa.select(SAGAS.c.subject)
     .where(_IS_RUNNABLE)
     .group_by(SAGAS.c.subject)

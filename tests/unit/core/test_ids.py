@@ -1,6 +1,8 @@
 """Ids come from a source that a seed fixes."""
 
+import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,6 +33,27 @@ def test_another_seed_gives_other_ids():
 def test_without_a_seed_nothing_repeats():
     first, second = draw(Ids()), draw(Ids())
     assert not set(first[:4]) & set(second[:4])
+
+
+def test_threads_are_given_different_ids():
+    ids = Ids()
+    with ThreadPoolExecutor(8) as threads:
+        drawn = list(threads.map(lambda _: [ids.hex() for _ in range(2000)], range(8)))
+    assert len({one for some in drawn for one in some}) == 16000
+
+
+def test_a_child_process_is_given_other_ids():
+    ids = Ids()
+    ids.hex()
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(into, ids.hex().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(out, 32).decode() != ids.hex()
+    os.close(out)
+    os.close(into)
 
 
 def test_seed_zero_is_a_seed():

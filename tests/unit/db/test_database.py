@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from xenith.core.errors import Unavailable
-from xenith.db import open_database
+from xenith.db import Prepared, open_database
 from xenith.db.compiler import Compiler
 from xenith.db.migrate import TREES, head
 
@@ -63,6 +63,33 @@ def test_a_statement_is_compiled_once_for_all_its_values():
     second, others = compiler.compile(sa.select(TABLE).where(TABLE.c.id == "b"), {})
     assert first is second
     assert (list(parameters.values()), list(others.values())) == (["a"], ["b"])
+
+
+def test_a_prepared_statement_is_looked_at_once(monkeypatch):
+    compiler = Compiler.sqlite()
+    prepared = Prepared(
+        sa.select(TABLE).where(TABLE.c.id == sa.bindparam("wanted"), TABLE.c.id != "x").limit(3)
+    )
+    first, parameters = compiler.compile(prepared, {"wanted": "a"})
+    monkeypatch.setattr(sa.sql.Select, "_generate_cache_key", None)
+    second, others = compiler.compile(prepared, {"wanted": "b"})
+    assert first is second
+    assert (parameters["wanted"], others["wanted"]) == ("a", "b")
+    assert {"x", 3} < set(others.values())
+
+
+async def test_a_prepared_statement_runs_as_any_other():
+    db = open_database("sqlite://")
+    db.run_script(lambda connection: connection.execute("CREATE TABLE t (id text PRIMARY KEY)"))
+    later = Prepared(
+        sa.select(TABLE).where(TABLE.c.id > sa.bindparam("after")).order_by(TABLE.c.id)
+    )
+    for name in "abc":
+        await db.run(lambda tx, name=name: tx.insert(TABLE, {"id": name}))
+    assert [row.id for row in await db.read(lambda tx: tx.all(later, after="a"))] == ["b", "c"]
+    assert await db.read(lambda tx: tx.scalar(later, after="b")) == "c"
+    assert await db.read(lambda tx: tx.first(later, after="c")) is None
+    await db.close()
 
 
 def test_every_tree_has_a_head():

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from xenith.compute.records.instances import allocations
-from xenith.db import CELL, Row, Tx
+from xenith.db import CELL, Prepared, Row, Tx
 
 host_claims = sa.Table(
     "host_claims",
@@ -26,7 +26,7 @@ host_claims = sa.Table(
     sa.Column("claimant", sa.Text, nullable=False),
 )
 
-_CLAIM = (
+_CLAIM = Prepared(
     sa.update(host_claims)
     .where(
         host_claims.c.host_id == sa.bindparam("host"),

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from xenith.compute.records.servers import servers
 from xenith.core.errors import Exhausted
-from xenith.db import GLOBAL, Row, Tx
+from xenith.db import GLOBAL, Prepared, Row, Tx
 
 #: Source: nova's defaults. -1 is no limit; `fixed_ips` and others of networks are of old versions.
 DEFAULTS: Mapping[str, int] = {
@@ -57,14 +57,15 @@ quota_usages = sa.Table(
     sa.Column("ram", sa.BigInteger, nullable=False),
 )
 
-_LIMITS_OF_PROJECT = sa.select(
-    quota_limits.c.scope, quota_limits.c.resource, quota_limits.c.hard_limit
-).where(
-    sa.or_(
-        sa.and_(
-            quota_limits.c.scope == "project", quota_limits.c.owner == sa.bindparam("project_id")
-        ),
-        sa.and_(quota_limits.c.scope == "class", quota_limits.c.owner == DEFAULT_CLASS),
+_LIMITS_OF_PROJECT = Prepared(
+    sa.select(quota_limits.c.scope, quota_limits.c.resource, quota_limits.c.hard_limit).where(
+        sa.or_(
+            sa.and_(
+                quota_limits.c.scope == "project",
+                quota_limits.c.owner == sa.bindparam("project_id"),
+            ),
+            sa.and_(quota_limits.c.scope == "class", quota_limits.c.owner == DEFAULT_CLASS),
+        )
     )
 )
 
