@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 #: Disks that one host gives at a time.
@@ -28,24 +26,28 @@ class ExportTurns:
 
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
+        #: The host that each who has a place has it of.
+        self._held: dict[str, str] = {}
 
-    @asynccontextmanager
-    async def turn(self, host_id: str, project_id: str) -> AsyncIterator[None]:
-        """Hold one of a host's places for the length of the block; wait until there is one."""
+    async def take(self, host_id: str, project_id: str, holder: str) -> None:
+        """Take one of a host's places, when there is one; who has one keeps it."""
+        if holder in self._held:
+            return
         host = self._hosts.setdefault(host_id, _Host())
         if host.running_count < EXPORTS_PER_HOST_MAX and not host.waiting:
             host.running_count += 1
         else:
-            await self._wait(host, project_id)
-        try:
-            yield
-        finally:
-            host.running_count -= 1
-            self._go_on(host)
-            if not host.running_count and not host.waiting:
-                self._hosts.pop(host_id, None)
+            await self._wait(host_id, host, project_id)
+        self._held[holder] = host_id
 
-    async def _wait(self, host: _Host, project_id: str) -> None:
+    def give_back(self, holder: str) -> None:
+        """Let the next have the place of one who may have none."""
+        host_id = self._held.pop(holder, None)
+        if host_id is not None:
+            self._hosts[host_id].running_count -= 1
+            self._go_on(host_id)
+
+    async def _wait(self, host_id: str, host: _Host, project_id: str) -> None:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         host.waiting.setdefault(project_id, deque()).append(ready)
         try:
@@ -56,7 +58,7 @@ class ExportTurns:
                 host.running_count -= 1
             else:
                 self._leave(host, project_id, ready)
-            self._go_on(host)
+            self._go_on(host_id)
             raise
 
     @staticmethod
@@ -67,8 +69,11 @@ class ExportTurns:
             if not queue:
                 del host.waiting[project_id]
 
-    @staticmethod
-    def _go_on(host: _Host) -> None:
+    def _go_on(self, host_id: str) -> None:
+        host = self._hosts.get(host_id)
+        if host is None:
+            # Who was passed over as it left has nothing to hand on.
+            return
         while host.running_count < EXPORTS_PER_HOST_MAX and host.waiting:
             project_id, queue = next(iter(host.waiting.items()))
             del host.waiting[project_id]
@@ -79,3 +84,5 @@ class ExportTurns:
             if not ready.done():
                 host.running_count += 1
                 ready.set_result(None)
+        if not host.running_count and not host.waiting:
+            del self._hosts[host_id]

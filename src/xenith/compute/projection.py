@@ -11,6 +11,7 @@ from typing import Any
 
 from xenith.compute.neighbours import Networking
 from xenith.compute.records import quotas
+from xenith.compute.records.image_schedules import remove_schedule
 from xenith.compute.records.servers import servers
 from xenith.db import Row, Tx
 
@@ -76,6 +77,7 @@ def _show_flavor(tx: Tx, server: Row, size: dict[str, Any], **values: Any) -> No
 def end_server(tx: Tx, networks: Networking, server: Row, *, now_s: float) -> None:
     """Mark a server deleted and give back what it held here. Transaction function."""
     networks.release_ports(tx, instance_id=server.id)
+    remove_schedule(tx, server.id)
     cores, ram_mib = quotas.held_by(server)
     quotas.release_instances(tx, server.project_id, count=1, cores=cores, ram_mib=ram_mib)
     tx.update(

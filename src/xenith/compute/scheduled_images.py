@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from xenith.compute.operations.context import Context
@@ -15,6 +16,8 @@ _log = logger("compute.scheduled_images")
 
 #: Scheduled images of a region that are being made at a time: hosts and the store have other work.
 RUNNING_MAX = 50
+#: Seconds that a cell may be silent and what runs there still counts.
+SILENCE_MAX_S = 60.0
 
 
 class ScheduledImages:
@@ -39,17 +42,21 @@ class ScheduledImages:
                 raise
             except XenithError as error:
                 _log.warning("scheduled image not begun", server=server_id, error=error.message)
-                await self._context.db.run(self._schedules.put_off, server_id)
+                await self._context.db.run(self._schedules.put_off, server_id, reason=error.message)
         return {"begun": begun}
 
     def _choose(self, tx: Tx, now_s: float) -> list[str]:
-        running = count_running(tx)
-        room = RUNNING_MAX - sum(running.values())
+        running: Counter[str] = Counter()
+        for (project_id, cell_id), count in count_running(tx).items():
+            # What a dark cell does is not known, and it may stay dark.
+            if cell_id is None or self._context.node.age_of(cell_id) <= SILENCE_MAX_S:
+                running[project_id] += count
+        room = RUNNING_MAX - running.total()
         if room <= 0:
             return []
         due = list_due(tx, now_s=now_s, count=RUNNING_MAX + room)
         # What a project has running already counts as turns that it had.
-        turns = sorted(due, key=lambda row: row.rank + running.get(row.project_id, 0))
+        turns = sorted(due, key=lambda row: (row.rank + running[row.project_id], row.turn))
         return [row.server_id for row in turns[:room]]
 
     def _begin(self, tx: Tx, server_id: str) -> bool:

@@ -75,6 +75,8 @@ class Step(Generic[C]):
     timeout_s: float = STEP_TIMEOUT_S
     #: Whether ``cancel`` interrupts the step's await rather than waiting for its end.
     is_cancellable: bool = False
+    #: Whether it only waits, for long perhaps, and leaves its place to others meanwhile.
+    is_wait: bool = False
     #: Whether its progress is recorded only with that of the next step: for one that writes no rows
     #: and is quick to do again. Never the last.
     is_light: bool = False

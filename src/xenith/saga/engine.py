@@ -115,6 +115,8 @@ class SagaEngine(Generic[C]):
         self._waiting: dict[str, bool] = {}
         self._has_more = False
         self._busy: set[str] = set()
+        #: How many of those are in a step that only waits.
+        self._waiting_count = 0
         #: Busy subjects with a saga begun since their task last looked.
         self._again: set[str] = set()
         self._active: dict[str, _Active] = {}
@@ -126,6 +128,10 @@ class SagaEngine(Generic[C]):
     def running_count(self) -> int:
         """How many subjects have a saga running now."""
         return len(self._busy)
+
+    @property
+    def _at_work(self) -> int:
+        return len(self._busy) - self._waiting_count
 
     async def start(self) -> None:
         """Resume what the database holds, and run what is begun from now on."""
@@ -175,7 +181,7 @@ class SagaEngine(Generic[C]):
             self._has_more = True
 
     def _fill(self) -> None:
-        while self._waiting and self._is_started and len(self._busy) < self._pace.limit:
+        while self._waiting and self._is_started and self._at_work < self._pace.limit:
             subject = next(iter(self._waiting))
             is_resumed = self._waiting.pop(subject)
             self._busy.add(subject)
@@ -343,6 +349,10 @@ class SagaEngine(Generic[C]):
         run = active.run
         active.deadline_s = self._world.clock.monotonic() + step.timeout_s
         active.is_cancellable = step.is_cancellable and verb == "do"
+        is_wait = step.is_wait and verb == "do"
+        if is_wait:
+            self._waiting_count += 1
+            self._fill()
         try:
             if self.probe is not None:
                 await self._tell(run.kind, step.name, "before " + verb)
@@ -355,6 +365,7 @@ class SagaEngine(Generic[C]):
             interrupt, active.interrupt = active.interrupt, None
             raise interrupt from None
         finally:
+            self._waiting_count -= is_wait
             active.deadline_s = math.inf
             active.is_cancellable = False
         if outcome is not None and outcome.data:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -54,6 +55,11 @@ def step(name: str, *, is_cancellable: bool = False, timeout_s: float = 60.0) ->
 
 
 ABC = Saga(name="abc", steps=(step("a"), step("b", is_cancellable=True), step("c")))
+
+WAITING = Saga(
+    name="waiting",
+    steps=(replace(step("wait", is_cancellable=True), is_wait=True), step("then")),
+)
 
 
 @pytest.fixture
@@ -239,6 +245,31 @@ async def test_no_more_than_running_max_run_and_the_rest_wait_their_turn(db, eng
     journal.gates["do a"].set()
     await engine.settle()
     assert journal.events.count("do c") == 5
+
+
+async def test_who_only_waits_leaves_its_place_to_others(db, engines, journal):
+    journal.gate("do wait")
+    engine = await engines(running_max=2)
+    engine._sagas = {**engine._sagas, "waiting": WAITING}
+    for number in range(5):
+        await db.run(begin, "waiting", subject=f"w{number}")
+    await journal.reached["do wait"].wait()
+    await db.run(begin, "abc", subject="s")
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert journal.events.count("do wait") == 5
+    assert journal.events[-1] == "do c"
+    journal.gates["do wait"].set()
+    await engine.settle()
+    assert engine._waiting_count == 0
+    # One that is interrupted gives the count back too.
+    journal.gate("do wait")
+    saga_id = await db.run(begin, "waiting", subject="w9")
+    await journal.reached["do wait"].wait()
+    await db.run(lambda tx: cancel(tx, saga_id=saga_id))
+    await engine.settle()
+    assert (await state_of(db, saga_id)).state == "unwound"
+    assert engine._waiting_count == 0
 
 
 async def test_more_subjects_than_are_remembered_are_found_again_in_the_database(

@@ -105,6 +105,7 @@ EXTENSIONS: tuple[tuple[str, str], ...] = (
     ("os-virtual-interfaces", "VirtualInterfaces"),
     ("os-volume-attachment-update", "VolumeAttachmentUpdate"),
     ("os-volumes", "Volumes"),
+    ("rax-si-image-schedule", "ImageSchedules"),
 )
 
 

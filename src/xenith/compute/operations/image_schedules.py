@@ -11,7 +11,13 @@ from typing import Any
 from xenith.compute.operations.context import Context
 from xenith.compute.operations.server_images import ServerImages
 from xenith.compute.operations.servers import get_view
-from xenith.compute.records.image_schedules import image_schedules, next_time
+from xenith.compute.records.actions import fail_action
+from xenith.compute.records.image_schedules import (
+    image_schedules,
+    next_time,
+    note_turn,
+    remove_schedule,
+)
 from xenith.compute.schemas.image_schedules import ImageSchedule
 from xenith.core.errors import Conflict, NotFound
 from xenith.db import Row, Tx
@@ -79,7 +85,7 @@ class ImageSchedules:
         def remove(tx: Tx) -> None:
             get_view(tx, server_id, principal)
             _get(tx, server_id)
-            tx.delete(image_schedules, server_id=server_id)
+            remove_schedule(tx, server_id)
 
         await self._context.db.run(remove)
 
@@ -102,19 +108,35 @@ class ImageSchedules:
                 rotation=row.retention,
             )
         except NotFound:
-            tx.delete(image_schedules, server_id=server_id)
+            remove_schedule(tx, server_id)
             return False
-        except Conflict:
-            self.put_off(tx, server_id)
+        except Conflict as error:
+            self.put_off(tx, server_id, reason=error.message)
             return False
         due = next_time(server_id, row.day_of_week, now)
-        tx.update(image_schedules, {"server_id": server_id}, next_at=due)
+        tx.update(image_schedules, {"server_id": server_id}, next_at=due, is_told=False)
+        note_turn(tx, row.project_id, now_s=now)
         return True
 
-    def put_off(self, tx: Tx, server_id: str) -> None:
-        """Try a server's image again later. Transaction function."""
-        later = tx.world.clock.now() + RETRY_S
-        tx.update(image_schedules, {"server_id": server_id}, next_at=later)
+    def put_off(self, tx: Tx, server_id: str, *, reason: str) -> None:
+        """Try a server's image again later; an action of the server says so once.
+
+        Transaction function.
+        """
+        row = _get(tx, server_id)
+        now = tx.world.clock.now()
+        tx.update(image_schedules, {"server_id": server_id}, next_at=now + RETRY_S, is_told=True)
+        if not row.is_told:
+            fail_action(
+                tx,
+                instance_id=server_id,
+                request_id=tx.world.ids.request_id(),
+                action="createBackup",
+                user_id=row.principal["user_id"],
+                project_id=row.project_id,
+                now_s=now,
+                message=f"The scheduled image is made later: {reason}",
+            )
 
 
 def _get(tx: Tx, server_id: str) -> Row:

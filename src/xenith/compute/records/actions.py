@@ -6,10 +6,15 @@ server's cell, and travel up.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from xenith.cells.changes import ChangedTable, carried_columns, mark_change
 from xenith.db import CELL, GLOBAL, Row, Tx
+
+#: Characters of what an action says of itself. Source: nova, instance_actions.message.
+MESSAGE_MAX = 255
 
 actions = sa.Table(
     "instance_actions",
@@ -70,6 +75,13 @@ def start_action(
             "message": None,
         },
     )
+
+
+def fail_action(tx: Tx, *, message: str, **action: Any) -> None:
+    """Note an action that came to nothing before any cell heard of it, and why."""
+    start_action(tx, **action)
+    keys = {"instance_id": action["instance_id"], "request_id": action["request_id"]}
+    tx.update(actions, keys, message=message[:MESSAGE_MAX])
 
 
 def finish_event(

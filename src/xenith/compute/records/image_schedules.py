@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from xenith.compute.records.instances import instances
 from xenith.compute.records.servers import servers
-from xenith.db import GLOBAL, Json, Row, Tx
+from xenith.db import GLOBAL, Flag, Json, Row, Tx
 
 image_schedules = sa.Table(
     "image_schedules",
@@ -25,8 +25,19 @@ image_schedules = sa.Table(
     # Who asked for it, as far as an image says whose it is.
     sa.Column("principal", Json, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
+    # Whether an action of the server says that the image which is due could not be made yet.
+    sa.Column("is_told", Flag),
 )
 sa.Index("image_schedules_by_time", image_schedules.c.next_at)
+sa.Index("image_schedules_by_project", image_schedules.c.project_id)
+
+#: When a project's last scheduled image was begun, so that the next turn is that of another.
+image_schedule_turns = sa.Table(
+    "image_schedule_turns",
+    GLOBAL,
+    sa.Column("project_id", sa.Text, primary_key=True),
+    sa.Column("begun_at", sa.Float, nullable=False),
+)
 
 DAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 DAY_S = 86400
@@ -57,10 +68,14 @@ def next_time(server_id: str, day_of_week: str | None, after_s: float) -> float:
         day += 1
 
 
-def count_running(tx: Tx) -> dict[str, int]:
-    """Count the servers with a schedule that an image is being made of now, by project."""
+def count_running(tx: Tx) -> dict[tuple[str, str | None], int]:
+    """Count the servers with a schedule that an image is being made of, by project and cell."""
     statement = (
-        sa.select(image_schedules.c.project_id.label("project"), sa.func.count().label("count"))
+        sa.select(
+            image_schedules.c.project_id.label("project"),
+            servers.c.cell_id.label("cell"),
+            sa.func.count().label("count"),
+        )
         .join(servers, servers.c.id == image_schedules.c.server_id)
         .outerjoin(
             instances,
@@ -69,13 +84,31 @@ def count_running(tx: Tx) -> dict[str, int]:
         .where(
             sa.or_(servers.c.pending_task_state.in_(_IMAGING), instances.c.task_state.in_(_IMAGING))
         )
-        .group_by(image_schedules.c.project_id)
+        .group_by(image_schedules.c.project_id, servers.c.cell_id)
     )
-    return {row.project: row.count for row in tx.all(statement)}
+    return {(row.project, row.cell): row.count for row in tx.all(statement)}
+
+
+def note_turn(tx: Tx, project_id: str, *, now_s: float) -> None:
+    """Note that an image of a project was begun."""
+    tx.upsert(image_schedule_turns, {"project_id": project_id, "begun_at": now_s})
+
+
+def remove_schedule(tx: Tx, server_id: str) -> None:
+    """Forget a server's schedule, if it has one, and its project's turns with the last."""
+    row = tx.find(image_schedules, server_id=server_id)
+    if row is None:
+        return
+    tx.delete(image_schedules, server_id=server_id)
+    if not tx.list(image_schedules, project_id=row.project_id):
+        tx.delete(image_schedule_turns, project_id=row.project_id)
 
 
 def list_due(tx: Tx, *, now_s: float, count: int) -> list[Row]:
-    """List schedules that are due: each project's first before any project's second, and so on."""
+    """List schedules that are due: each project's first before any project's second, and so on.
+
+    Of several firsts, that of the project whose last turn is the longest ago.
+    """
     rank = (
         sa.func.row_number()
         .over(
@@ -85,9 +118,11 @@ def list_due(tx: Tx, *, now_s: float, count: int) -> list[Row]:
         .label("rank")
     )
     due = sa.select(image_schedules, rank).where(image_schedules.c.next_at <= now_s).subquery()
+    turn = sa.func.coalesce(image_schedule_turns.c.begun_at, 0.0).label("turn")
     statement = (
-        sa.select(due.c.server_id, due.c.project_id, due.c.rank)
-        .order_by(due.c.rank, due.c.next_at, due.c.server_id)
+        sa.select(due.c.server_id, due.c.project_id, due.c.rank, turn)
+        .outerjoin(image_schedule_turns, image_schedule_turns.c.project_id == due.c.project_id)
+        .order_by(due.c.rank, turn, due.c.next_at, due.c.server_id)
         .limit(count)
     )
     return tx.all(statement)

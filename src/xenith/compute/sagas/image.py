@@ -59,6 +59,18 @@ async def give_up(cell: ComputeCell, run: Run) -> Outcome:
     return Outcome(record=record)
 
 
+async def take_turn(cell: ComputeCell, run: Run) -> None:
+    """Wait until it is this disk's turn on its host; nothing is held there meanwhile."""
+    row = await cell.db.read(lambda tx: tx.get(instances, id=run.subject))
+    await _here(cell, run)
+    await cell.export_turns.take(row.host_id, row.project_id, run.id)
+
+
+async def give_turn_back(cell: ComputeCell, run: Run) -> None:
+    """Let the next have the turn."""
+    cell.export_turns.give_back(run.id)
+
+
 async def take_snapshot(cell: ComputeCell, run: Run) -> Outcome:
     """Keep the disk as it is now."""
     await (await _here(cell, run)).take_snapshot(run.subject, run.params["image_id"])
@@ -73,16 +85,19 @@ async def delete_snapshot(cell: ComputeCell, run: Run) -> None:
 
 
 async def upload(cell: ComputeCell, run: Run) -> None:
-    """Send the bytes; the image is there once all of them are."""
-    row = await cell.db.read(lambda tx: tx.get(instances, id=run.subject))
+    """Send the bytes; the image is there once all of them are.
+
+    Its turn is in memory alone: after a restart of the cell it may be that of others, and this one
+    is beside it. The snapshot would wait for longer otherwise.
+    """
     driver = await _here(cell, run)
-    async with (
-        cell.export_turns.turn(row.host_id, row.project_id),
-        contextlib.aclosing(driver.read_snapshot(run.subject)) as chunks,
-    ):
-        await cell.images.store_image(
-            run.params["image_id"], chunks, rotation=run.params.get("rotation")
-        )
+    try:
+        async with contextlib.aclosing(driver.read_snapshot(run.subject)) as chunks:
+            await cell.images.store_image(
+                run.params["image_id"], chunks, rotation=run.params.get("rotation")
+            )
+    finally:
+        cell.export_turns.give_back(run.id)
 
 
 async def finish(cell: ComputeCell, run: Run) -> Outcome:
@@ -135,13 +150,16 @@ IMAGE_SAGA: Saga[ComputeCell] = Saga(
     name=IMAGE,
     steps=(
         Step(name="begin", do=begin, undo=give_up),
-        Step(name="snapshot", do=take_snapshot, undo=delete_snapshot),
         Step(
-            name="upload",
-            do=upload,
-            timeout_s=TURN_TIMEOUT_S + UPLOAD_TIMEOUT_S,
+            name="turn",
+            do=take_turn,
+            undo=give_turn_back,
+            timeout_s=TURN_TIMEOUT_S,
             is_cancellable=True,
+            is_wait=True,
         ),
+        Step(name="snapshot", do=take_snapshot, undo=delete_snapshot),
+        Step(name="upload", do=upload, timeout_s=UPLOAD_TIMEOUT_S, is_cancellable=True),
         Step(name="finish", do=finish),
     ),
 )
