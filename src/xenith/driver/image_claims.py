@@ -36,6 +36,10 @@ class ImageClaims:
         self._line = line
         #: What a claim's task last said, since when, and in how many looks.
         self._seen: dict[str, tuple[str, float, int]] = {}
+        #: Tasks of claims made here, and of those that are still held: what is left of a call whose
+        #: answer was lost, or of a release that did not reach the host, need not be waited for.
+        self._made: set[str] = set()
+        self._held: set[str] = set()
 
     async def take(self, image_id: str) -> str | None:
         """Claim an image; gives the claim, or None while somebody who lives has it.
@@ -48,6 +52,7 @@ class ImageClaims:
         if await self._are_alive(there.values()):
             return None
         task: str = await self._line.call("task.create", f"xenith image {image_id}", "")
+        self._made.add(task)
         try:
             number = max(there, default=0) + 1
             key = claim_key(image_id, number)
@@ -62,11 +67,13 @@ class ImageClaims:
             # Somebody else claimed between our two looks: neither may be sure.
             await self._remove(image_id, {number: task})
             return None
+        self._held.add(task)
         await self._remove(image_id, there)
         return task
 
     async def release(self, image_id: str, task: str) -> None:
-        """Give a claim back, as far as the host lets us; what stays is dead soon."""
+        """Give a claim back, as far as the host lets us; what stays is dead."""
+        self._held.discard(task)
         with suppress(XapiFault, Unavailable):
             there = await self._claims_of(image_id)
             await self._remove(image_id, {n: one for n, one in there.items() if one == task})
@@ -97,6 +104,8 @@ class ImageClaims:
         return any([await self._is_alive(task) for task in tasks])
 
     async def _is_alive(self, task: str) -> bool:
+        if task in self._made:
+            return task in self._held
         try:
             said = (await self._line.call("task.get_other_config", task)).get(_BEAT_KEY, "")
         except XapiFault as fault:
@@ -132,3 +141,4 @@ class ImageClaims:
         self._seen.pop(task, None)
         with suppress(XapiFault, Unavailable):
             await self._line.call("task.destroy", task)
+        self._made.discard(task)

@@ -262,6 +262,21 @@ async def test_of_two_who_take_over_a_dead_claim_one_has_it(place):
     assert await place.claims() == {}
 
 
+async def test_a_claim_of_ones_own_that_could_not_be_given_back_is_not_waited_for(place):
+    driver = await place.connect("d")
+    claims = ImageClaims(place.world, driver._line)
+    first = await claims.take(IMAGE)
+    assert await claims.take(IMAGE) is None
+    session, driver._line._session = driver._line._session, None
+    await claims.release(IMAGE, first)
+    driver._line._session = session
+    assert len(await place.claims()) == 1
+    second = await claims.take(IMAGE)
+    assert second not in (None, first)
+    await claims.release(IMAGE, second)
+    assert await place.claims() == {}
+
+
 async def test_a_dead_claim_on_an_image_that_nobody_wants_is_forgotten(place, monkeypatch):
     monkeypatch.setattr(image_claims, "SILENCE_MAX_S", 0.0)
     task = await place.call("task.create", f"xenith image {IMAGE}", "")
