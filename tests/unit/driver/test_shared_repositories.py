@@ -116,13 +116,11 @@ async def die(driver):
 
     driver._line._session.call = silence
     tasks = set(driver._tasks._tasks)
-    for task in tasks:
-        task.cancel()
     # Those that wait for the host in their clean-up are cut off there as well.
-    await asyncio.wait(tasks, timeout=0.05)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=0.05)
     driver._line._session.abort()
 
 
