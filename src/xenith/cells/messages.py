@@ -128,10 +128,15 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, tag="reply"):
-    """Up: the answer, or the class and the words of what went wrong."""
+    """Up: the answer, or the class and the words of what went wrong.
+
+    What is too long for one message comes in ``parts``, in any order.
+    """
 
     id: str
     body: bytes = b""
+    part: int = 0
+    parts: int = 1
     error: str = ""
     message: str = ""
 

@@ -26,8 +26,41 @@ _log = logger("cells.questions")
 
 #: Questions that one node passes on or waits for at a time.
 QUESTIONS_MAX = 1000
+#: Bytes of an answer in one message: two of them and what else waits have room in a frame.
+PART_BYTES = 384 * 1024
+#: Parts of an answer: 18 MiB, what a host tells of some 45,000 disks.
+PARTS_MAX = 48
 #: Seconds that any question is worked on, whatever its asker says.
 TIMEOUT_MAX_S = 300.0
+
+
+class Asked:
+    """A question that waits here for its answer."""
+
+    def __init__(self) -> None:
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._parts: dict[int, Reply] = {}
+
+    def hear(self, reply: Reply) -> None:
+        """Take a part of the answer; the last to come gives the whole, and an error ends it."""
+        if self.reply.done() or not _is_part(reply):
+            return
+        if reply.error:
+            self.reply.set_result(reply)
+            return
+        self._parts.setdefault(reply.part, reply)
+        if len(self._parts) >= reply.parts:
+            body = b"".join(self._parts[at].body for at in sorted(self._parts))
+            self.reply.set_result(msgspec.structs.replace(reply, body=body))
+
+
+class Passed:
+    """A question that was passed on, until when, and which parts of its answer have gone up."""
+
+    def __init__(self, parent: CellId, until: float) -> None:
+        self.parent = parent
+        self.until = until
+        self.parts: set[int] = set()
 
 
 class Questions:
@@ -35,8 +68,8 @@ class Questions:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._asked: dict[str, asyncio.Future[Reply]] = {}
-        self._passed: dict[str, tuple[CellId, float]] = {}
+        self._asked: dict[str, Asked] = {}
+        self._passed: dict[str, Passed] = {}
         self._tasks = TaskOwner("questions", node.world.clock)
 
     async def stop(self) -> None:
@@ -61,17 +94,16 @@ class Questions:
             body=msgspec.msgpack.encode(params),
             timeout_s=timeout_s,
         )
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._asked[question.id] = future
+        asked = self._asked[question.id] = Asked()
         deadline = asyncio.ensure_future(self._node.world.clock.sleep(timeout_s))
-        waited: set[asyncio.Future[Any]] = {future, deadline}
+        waited: set[asyncio.Future[Any]] = {asked.reply, deadline}
         try:
             if not self._pass_on(question):
                 raise Unavailable(f"cell {target} cannot be reached now")
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not future.done():
+            if not asked.reply.done():
                 raise Unavailable(f"cell {target} did not answer within {timeout_s:g} s")
-            return _result(future.result())
+            return _result(asked.reply.result())
         finally:
             deadline.cancel()
             del self._asked[question.id]
@@ -91,24 +123,28 @@ class Questions:
             self._tasks.start("answer", self._answer_to(parent, question, timeout_s))
             return
         now = self._node.world.clock.monotonic()
-        for each in [each for each, (_, until) in self._passed.items() if until < now]:
+        for each in [each for each, passed in self._passed.items() if passed.until < now]:
             del self._passed[each]
         if len(self._passed) >= QUESTIONS_MAX or not self._pass_on(question):
             self._reply(parent, Reply(id=question.id, error="Unavailable", message="no way down"))
             return
-        self._passed[question.id] = (parent, now + timeout_s)
+        self._passed[question.id] = Passed(parent, now + timeout_s)
 
     # -- from children
 
     def hear(self, reply: Reply) -> None:
-        """Give an answer to who asked."""
-        future = self._asked.get(reply.id)
-        if future is not None and not future.done():
-            future.set_result(reply)
+        """Give an answer, or a part of one, to who asked."""
+        asked = self._asked.get(reply.id)
+        if asked is not None:
+            asked.hear(reply)
             return
-        passed = self._passed.pop(reply.id, None)
-        if passed is not None:
-            self._reply(passed[0], reply)
+        passed = self._passed.get(reply.id)
+        if passed is None or not _is_part(reply):
+            return
+        passed.parts.add(reply.part)
+        if reply.error or len(passed.parts) >= reply.parts:
+            del self._passed[reply.id]
+        self._reply(passed.parent, reply)
 
     def _pass_on(self, question: Ask) -> bool:
         hops = self._node.topology.next_hops(self._node.cell_id, CellId(question.target))
@@ -142,15 +178,18 @@ class Questions:
     async def _answer_to(self, parent: CellId, question: Ask, timeout_s: float) -> None:
         try:
             answer = await self._answer_in_time(question, timeout_s)
-            reply = Reply(id=question.id, body=msgspec.msgpack.encode(answer))
+            replies = _split(Reply(id=question.id, body=msgspec.msgpack.encode(answer)))
         except msgspec.MsgspecError as error:
-            reply = Reply(id=question.id, error="Invalid", message=f"not a question: {error}")
+            replies = [Reply(id=question.id, error="Invalid", message=f"not a question: {error}")]
         except XenithError as error:
-            reply = Reply(id=question.id, error=type(error).__name__, message=error.message)
+            replies = [Reply(id=question.id, error=type(error).__name__, message=error.message)]
         except Exception:  # noqa: BLE001 - the message edge
             _log.exception("question failed", cell=self._node.cell_id, method=question.method)
-            reply = Reply(id=question.id, error="Unavailable", message="the cell could not answer")
-        self._reply(parent, reply)
+            replies = [
+                Reply(id=question.id, error="Unavailable", message="the cell could not answer")
+            ]
+        for reply in replies:
+            self._reply(parent, reply)
 
     async def _answer_in_time(self, question: Ask, timeout_s: float) -> Any:
         params = msgspec.msgpack.decode(question.body)
@@ -165,6 +204,28 @@ class Questions:
         finally:
             deadline.cancel()
             answer.cancel()
+
+
+def _split(reply: Reply) -> list[Reply]:
+    """Cut an answer into what fits a message each.
+
+    Raises:
+        Unavailable: it is longer than all parts that an answer may have.
+    """
+    starts = range(0, len(reply.body), PART_BYTES)
+    if len(starts) > PARTS_MAX:
+        raise Unavailable(f"the answer is too long: {len(reply.body)} bytes")
+    return [
+        msgspec.structs.replace(
+            reply, body=reply.body[start : start + PART_BYTES], part=part, parts=len(starts)
+        )
+        for part, start in enumerate(starts)
+    ]
+
+
+def _is_part(reply: Reply) -> bool:
+    """Tell whether a part's number is one that an answer may have."""
+    return 0 <= reply.part < reply.parts <= PARTS_MAX
 
 
 def _result(reply: Reply) -> Any:

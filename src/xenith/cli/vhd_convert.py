@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -120,18 +121,57 @@ def unpack(source: Place, directory: Path) -> None:
     """
     if directory.exists():
         raise Conflict(f"{directory} exists already: give the name of one to make.")
-    staging = Path(f"{directory}{NEW_SUFFIX}")
-    staging.mkdir()
-    try:
+    names = [f"{number}.vhd" for number in range(DEPTH_MAX)]
+    with _staged(directory, names) as staging:
         files = Directory(staging)
-        names = [f"{number}.vhd" for number in range(DEPTH_MAX)]
         with contextlib.closing(files), _opened(source) as stream:
             unpack_tarball(stream, files, names, clock=SystemClock())
             files.sync()
-        staging.rename(directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+
+
+@contextlib.contextmanager
+def _staged(directory: Path, names: list[str]) -> Iterator[Path]:
+    """Give an empty directory that gets its name when the block ends; it may hold these files.
+
+    What a run that was killed left there goes first; one that lives has it locked.
+
+    Raises:
+        Conflict: another is at it, or there is something that no run has left.
+    """
+    staging = Path(f"{directory}{NEW_SUFFIX}")
+    with contextlib.suppress(FileExistsError):
+        staging.mkdir()
+    try:
+        held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise Conflict(f"{staging} is in the way: {error.strerror}.") from error
+    try:
+        _empty(held, staging, {*names, *(name + NEW_SUFFIX for name in names)})
+        try:
+            yield staging
+            staging.rename(directory)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    finally:
+        os.close(held)
+
+
+def _empty(held: int, staging: Path, names: set[str]) -> None:
+    """Lock a directory and remove its files, if all are of these names."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who had the lock before may have renamed or removed it.
+        is_there = os.path.samestat(os.fstat(held), staging.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        is_there = False
+    if not is_there:
+        raise Conflict(f"Another is writing to {staging}.")
+    found = os.listdir(held)
+    if not names.issuperset(found):
+        raise Conflict(f"{staging} holds what no unpack has left: remove it or name another.")
+    for name in found:
+        os.unlink(name, dir_fd=held)
 
 
 class _Appended:

@@ -51,10 +51,21 @@ METRICS: dict[str, Metric] = {
             ("cell", "vm_state"),
         ),
         Metric("xenith_sagas", "gauge", "Long operations by state.", ("cell", "state")),
-        Metric("xenith_cached_images", "gauge", "Images that hosts have ready.", ("cell",)),
+        Metric(
+            "xenith_cached_images",
+            "gauge",
+            "Images that storage repositories of hosts have ready, each counted once.",
+            ("cell",),
+        ),
         Metric("xenith_cached_image_bytes", "gauge", "The sizes of their disks.", ("cell",)),
         Metric("xenith_image_cache_hits_total", "counter", "Builds that found theirs.", ("cell",)),
         Metric("xenith_image_cache_misses_total", "counter", "Those whose was brought.", ("cell",)),
+        Metric(
+            "xenith_image_cache_shared_total",
+            "counter",
+            "Images found on a repository, or waited for, that another driver of it brought.",
+            ("cell",),
+        ),
         Metric("xenith_image_cache_removed_total", "counter", "Images that left hosts.", ("cell",)),
         Metric("xenith_image_cache_freed_bytes_total", "counter", "What that freed.", ("cell",)),
         *of_cells.METRICS.values(),
@@ -182,10 +193,11 @@ def _of_caches(cell: Cell) -> Iterator[Sample]:
         return
     drivers = list(cell.compute.hosts.drivers.values())
     labels = (name_of(cell.node, cell.id),)
-    images = [image for driver in drivers for image in driver.images]
+    # Of a repository that several drivers have, each knows the same disk.
+    images = {image.vdi: image for driver in drivers for image in driver.images}.values()
     yield Sample("xenith_cached_images", labels, len(images))
     yield Sample("xenith_cached_image_bytes", labels, sum(image.size_bytes for image in images))
-    for name in ("hits", "misses", "removed", "freed_bytes"):
+    for name in ("hits", "misses", "shared", "removed", "freed_bytes"):
         total = sum(getattr(driver.image_counts, name) for driver in drivers)
         yield Sample(f"xenith_image_cache_{name}_total", labels, total)
 

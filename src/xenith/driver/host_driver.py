@@ -11,9 +11,8 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from xenith.core.errors import NotFound, XenithError
+from xenith.core.errors import NotFound
 from xenith.core.limits import CONSOLE_LOG_BYTES_MAX
-from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
 from xenith.driver.chains import Storage
@@ -24,15 +23,15 @@ from xenith.driver.events import EventStream
 from xenith.driver.faults import Spoken
 from xenith.driver.further_disks import FurtherDisks
 from xenith.driver.image_cache import CacheCounts, ImageCache, OpenImage
+from xenith.driver.image_claims import ImageClaims
 from xenith.driver.inventory import CachedImage, Inventory
 from xenith.driver.names import instance_of, is_rescue_disk, is_stray
 from xenith.driver.power import HARD_TIMEOUT_S, WORDS, PowerAction, change_power
 from xenith.driver.rescue import Rescues
 from xenith.driver.snapshots import Snapshots
+from xenith.driver.sweep import Sweep
 from xenith.driver.vm_spec import VmSpec
 from xenith.driver.vms import Vms
-
-_log = logger("driver")
 
 #: Hears (host id, instance id, power state) when a VM changed and we had not asked it to.
 OnPower = Callable[[str, str, str], None]
@@ -65,7 +64,11 @@ class HostDriver:
             on_state=lambda is_up: on_state(address.id, is_up),
             watch=self._events.follow,
         )
-        self._images = ImageCache(self._line, self._inventory, open_image, self._tasks, world.clock)
+        claims = ImageClaims(world, self._line)
+        self._images = ImageCache(
+            self._line, self._inventory, open_image, self._tasks, world, claims
+        )
+        self._sweep = Sweep(world.clock, self._line, claims)
         self._disks = Disks(self._line, self._inventory, self._images)
         self._snapshots = Snapshots(self._line, self._inventory, self._disks)
         self._vms = Vms(self._line, self._inventory)
@@ -328,7 +331,7 @@ class HostDriver:
             )
         if is_quiet and self._is_quiet():
             strays = [ref for ref, vdi in vdis.items() if is_stray(vdi)]
-            await self._sweep([*strays, *self._inventory.doubles(vdis)])
+            await self._sweep([*strays, *self._inventory.doubles(vdis)], vdis)
         self.loose_rescue_disks = _loose_rescue_disks(vdis)
         owned: set[str] = set()
         for ref, record in (*vms.items(), *vdis.items()):
@@ -354,20 +357,11 @@ class HostDriver:
         records: Mapping[str, Any] = await self._line.call("VDI.get_all_records")
         strays = self._inventory.take_disks(records)
         await self._events.load(self._line.session)
-        await self._sweep(strays)
+        await self._sweep(strays, records)
 
     def _is_quiet(self) -> bool:
         """Tell whether no disk is between being made and being named or marked."""
         return self._disks.nameless_count == 0 and not self._images.is_importing
-
-    async def _sweep(self, strays: list[str]) -> None:
-        """Remove disks that nobody can use; one that cannot be removed now stays for later."""
-        for ref in strays:
-            try:
-                with Spoken(self.address.name, "remove a stray disk"):
-                    await self._line.call("VDI.destroy", ref)
-            except XenithError as error:
-                _log.warning("stray disk stays", host=self.address.name, error=str(error))
 
     def spoken(self, doing: str) -> Spoken:
         """Give a block in which the host's refusals are raised as what they mean."""

@@ -188,7 +188,7 @@ class Inventory:
             held.others.clear()
         self.images.clear()
         strays: list[str] = []
-        for ref, record in sorted(records.items(), key=lambda item: not item[1]["VBDs"]):
+        for ref, record in sorted(records.items(), key=_precedence):
             instance_id = instance_of(record["name_label"])
             if instance_id is not None:
                 if not self._take_disk(instance_id, ref, record["name_label"]):
@@ -222,13 +222,22 @@ class Inventory:
     def doubles(self, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """List cached images beside the one that is cloned from.
 
-        An import that was given up may come to its end after another has.
+        An import that was given up may come to its end after another has. All who have the
+        repository keep the same one.
         """
-        return [
-            ref
-            for ref, record in records.items()
-            if is_complete_image(record)
-            and (known := self.images.get(record["other_config"][IMAGE_KEY])) is not None
-            and known.vdi != ref
-            and known.vdi in records
-        ]
+        kept: dict[str, str] = {}
+        doubles: list[str] = []
+        for ref, record in sorted(records.items(), key=_precedence):
+            if not is_complete_image(record):
+                continue
+            image_id = record["other_config"][IMAGE_KEY]
+            if kept.setdefault(image_id, ref) != ref:
+                doubles.append(ref)
+            elif image_id in self.images:
+                self.images[image_id] = CachedImage(ref, int(record["virtual_size"]))
+        return doubles
+
+
+def _precedence(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, str]:
+    """Order disks of one name: one that a VM has comes first."""
+    return not item[1]["VBDs"], item[1]["uuid"]

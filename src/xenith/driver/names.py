@@ -18,6 +18,9 @@ IMAGE_KEY = "xenith-image"
 #: Holds the image's own VDI uuid once its import is done: a clone has the key, not the uuid.
 COMPLETE_KEY = "xenith-image-complete"
 
+#: Holds when a build last asked for a cached image, in epoch seconds.
+ASKED_KEY = "xenith-image-asked"
+
 #: Holds the id of the image that a snapshot is to become.
 SNAPSHOT_KEY = "xenith-snapshot-for"
 
@@ -38,6 +41,7 @@ _RESCUE, _RESCUE_CONFIG, _SWAP, _EPHEMERAL = (
     "xenith-swap-",
     "xenith-ephemeral-",
 )
+_CLAIM = re.compile("xenith-bringing-(.+)-([0-9]{1,9})")
 _OF_INSTANCE = re.compile(
     "xenith-(vm|root|config|snapshot|rescue-config|rescue|swap|ephemeral-[0-9]{1,2})-(.+)"
 )
@@ -98,6 +102,24 @@ def image_name(image_id: str) -> str:
     return _IMAGE + image_id
 
 
+def claim_key(image_id: str, number: int) -> str:
+    """Name a claim on an image among the marks of an SR; a higher number takes over."""
+    return f"xenith-bringing-{image_id}-{number}"
+
+
+def claims_by_image(marks: Mapping[str, str]) -> dict[str, dict[int, str]]:
+    """Read the claims among the marks of an SR: by image, the number and the task of each.
+
+    >>> claims_by_image({claim_key("i", 2): "task", "other": ""})
+    {'i': {2: 'task'}}
+    """
+    found: dict[str, dict[int, str]] = {}
+    for key, task in marks.items():
+        if (read := _CLAIM.fullmatch(key)) is not None:
+            found.setdefault(read[1], {})[int(read[2])] = task
+    return found
+
+
 def network_name(network_id: str) -> str:
     """Name a network of the host."""
     return _NETWORK + network_id
@@ -131,6 +153,12 @@ def is_complete_image(vdi: Mapping[str, Any]) -> bool:
     """Tell whether a VDI's record is that of a cached image whose import is done."""
     config = vdi["other_config"]
     return IMAGE_KEY in config and config.get(COMPLETE_KEY) == vdi["uuid"]
+
+
+def is_half_import(vdi: Mapping[str, Any]) -> bool:
+    """Tell whether a VDI is an image that is on its way, or did not come to its end."""
+    config = vdi["other_config"]
+    return IMAGE_KEY in config and COMPLETE_KEY not in config
 
 
 def is_stray(vdi: Mapping[str, Any]) -> bool:

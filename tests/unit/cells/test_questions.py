@@ -66,9 +66,41 @@ def test_a_mistake_of_the_cells_own_is_told_as_unavailable_without_its_words(nod
 def test_an_answer_that_is_too_long_for_a_link_is_told_as_such(nodes):
     async def work(tree, api):
         with pytest.raises(Unavailable, match="too long"):
-            await api.ask(C1, "long", {"bytes": 2 * 1024 * 1024})
+            await api.ask(C1, "long", {"bytes": module.PARTS_MAX * module.PART_BYTES + 1})
 
     on_a_tree(nodes, work)
+
+
+def test_an_answer_above_a_frame_comes_in_parts_and_whole(nodes):
+    async def work(tree, api):
+        size = 5 * 1024 * 1024 + 7
+        longs = (api.ask(C1, "long", {"bytes": size}, timeout_s=30) for _ in range(2))
+        answers = await asyncio.gather(*longs, api.ask(C1, "echo", {}))
+        assert [len(answer) for answer in answers[:2]] == [size, size]
+        assert api.questions._asked == {}
+        for name in ("r1", "r2"):
+            assert tree.nodes[name].questions._passed == {}
+
+    on_a_tree(nodes, work)
+
+
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [
+        ([(1, 2, b"b"), (0, 2, b"a")], b"ab"),
+        ([(0, 2, b"a"), (0, 2, b"a"), (1, 2, b"b"), (1, 2, b"c")], b"ab"),
+        ([(0, 1, b"")], b""),
+        ([(0, 2, b"a")], None),
+        ([(2, 2, b"a"), (-1, 1, b"a"), (0, 0, b"a"), (0, 10**6, b"a")], None),
+    ],
+)
+async def test_parts_come_in_any_order_twice_and_with_numbers_that_are_none(heard, said):
+    asked = module.Asked()
+    for part, parts, body in heard:
+        asked.hear(Reply(id="q", body=body, part=part, parts=parts))
+    assert asked.reply.done() == (said is not None)
+    if said is not None:
+        assert asked.reply.result().body == said
 
 
 def test_who_gets_no_answer_waits_no_longer_than_they_said(nodes):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 
@@ -247,6 +248,47 @@ def test_a_tarball_goes_through_pipes(tmp_path, sr, disks):
     packed = piped("pack", sr / "disk.vhd", "-", "--gzip", 1)
     piped("unpack", "-", tmp_path / "new", stdin=packed)
     assert read(tmp_path / "new" / "0.vhd") == disks["disk.vhd"]
+
+
+@pytest.mark.slow
+def test_what_a_killed_unpack_left_is_in_nobody_s_way(xenith, tmp_path, sr, disks):
+    packed = piped("pack", sr / "disk.vhd", "-")
+    staging = tmp_path / "new.new"
+    command = [sys.executable, "-m", "xenith.cli", "vhd", "unpack", "-", str(tmp_path / "new")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        process.stdin.write(packed[: len(packed) // 2])
+        process.stdin.flush()
+        until = time.monotonic() + 60
+        while not (staging.exists() and any(staging.iterdir())):
+            assert time.monotonic() < until, "nothing was unpacked"
+            time.sleep(0.02)
+        (tmp_path / "whole.tar").write_bytes(packed)
+        # While it lives, it is not disturbed.
+        code, complaint = xenith("vhd", "unpack", tmp_path / "whole.tar", tmp_path / "new")
+        assert (code, "Another is writing" in complaint) == (4, True), complaint
+        assert any(staging.iterdir())
+        process.kill()
+    assert staging.exists()
+    assert xenith("vhd", "unpack", tmp_path / "whole.tar", tmp_path / "new") == (0, "")
+    assert read(tmp_path / "new" / "0.vhd") == disks["disk.vhd"]
+    assert not staging.exists()
+
+
+def test_a_directory_that_no_unpack_has_left_is_not_touched(xenith, tmp_path, sr, disks):
+    assert disks
+    assert xenith("vhd", "pack", sr / "disk.vhd", tmp_path / "a.tar") == (0, "")
+    staging = tmp_path / "new.new"
+    staging.mkdir()
+    (staging / "0.vhd").write_bytes(b"mine")
+    (staging / "thesis.txt").write_bytes(b"mine")
+    code, complaint = xenith("vhd", "unpack", tmp_path / "a.tar", tmp_path / "new")
+    assert (code, "no unpack has left" in complaint) == (4, True), complaint
+    assert sorted(path.name for path in staging.iterdir()) == ["0.vhd", "thesis.txt"]
+    shutil.rmtree(staging)
+    staging.symlink_to(sr)
+    code, complaint = xenith("vhd", "unpack", tmp_path / "a.tar", tmp_path / "new")
+    assert (code, "in the way" in complaint) == (4, True), complaint
+    assert (sr / "disk.vhd").exists()
 
 
 @pytest.mark.parametrize(

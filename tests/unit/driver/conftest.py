@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import struct
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,7 +24,7 @@ class QuickClock:
     """The machine's clock, on which waiting takes a thousandth of the time."""
 
     def now(self):
-        return 1_700_000_000.0
+        return 1_700_000_000.0 + time.monotonic() * 1000
 
     def monotonic(self):
         return asyncio.get_running_loop().time() * 1000

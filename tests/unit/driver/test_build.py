@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from xenith.core.errors import Exhausted, Invalid, NotFound, Unavailable
+from xenith.driver import image_cache, sweep
 
 
 async def test_a_build_ends_in_a_running_vm_with_its_disks_and_interfaces(bench, driver, make):
@@ -34,8 +35,10 @@ async def test_a_build_ends_in_a_running_vm_with_its_disks_and_interfaces(bench,
 
 
 async def test_a_build_takes_eight_calls_once_image_and_network_are_there(
-    bench, driver, build, make
+    bench, driver, build, make, monkeypatch
 ):
+    # That it was asked for is marked on the image every five minutes.
+    monkeypatch.setattr(image_cache, "ASKED_MARK_S", 1e9)
     await build(driver, make())
     second = make("22222222-0000-4000-8000-000000000002")
     with bench.counted(driver) as calls:
@@ -103,9 +106,10 @@ async def test_a_new_process_finds_what_the_old_one_made_and_goes_on(bench, driv
 
 @pytest.mark.parametrize("step", ["VDI.clone", "VDI.set_name_label", "VM.create", "VIF.create"])
 async def test_a_call_whose_answer_is_lost_is_looked_for_and_not_made_twice(
-    bench, driver, make, build, step
+    bench, driver, make, build, step, monkeypatch
 ):
     """The host has done it, the answer has not come: the next attempt must find out."""
+    monkeypatch.setattr(sweep, "CLONE_NAMELESS_MAX_S", 0.0)
     spec = make()
     await driver.ensure_image(spec.image_id, disk_format="raw", size_bytes=1024 * 1024)
     session = driver._line.session
@@ -236,7 +240,8 @@ async def test_an_image_that_is_there_twice_is_removed_once_and_clones_go_on(ben
     await driver.ensure_image(spec.image_id, disk_format="raw", size_bytes=1024 * 1024)
     (image,) = bench.records("VDI")
     # An import that was given up has come to its end after another had.
-    double = {**image, "uuid": "44444444-0000-4000-8000-000000000001", "VBDs": []}
+    double = {**image, "uuid": "ffffffff-0000-4000-8000-000000000001", "VBDs": []}
+    double["other_config"] = {**image["other_config"], "xenith-image-complete": double["uuid"]}
     ref = bench.host.objects.create("VDI", **double)
     assert await driver.owned_instances() == set()
     assert [vdi["uuid"] for vdi in bench.records("VDI")] == [image["uuid"]]

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from xenith.core.errors import Exhausted, Invalid, NotFound, Unavailable
-from xenith.driver import qcow2
-from xenith.driver.image_cache import disk_size
+from xenith.driver import image_cache, qcow2
+from xenith.driver.image_heads import disk_size
 from xenith.xapi import XapiFault
 
 MIB = 1024 * 1024
@@ -104,6 +104,12 @@ OTHER = "11111111-0000-4000-8000-000000000002"
 DAY_S = 86400.0
 
 
+@pytest.fixture
+def _builds_clone_at_once(monkeypatch):
+    """Have an image be held for no time after a build has asked for it."""
+    monkeypatch.setattr(image_cache, "ASKED_HOLDS_S", 0.0)
+
+
 async def two_images(bench, driver, build, make):
     """Have one image that a server was cloned from, and one that nobody uses."""
     await build(driver, make())
@@ -115,6 +121,7 @@ def cached(bench):
     return [name for name in bench.names() if name.startswith("xenith-image-")]
 
 
+@pytest.mark.usefixtures("_builds_clone_at_once")
 async def test_an_idle_image_leaves_once_no_disk_stands_on_it(bench, driver, build, make):
     await two_images(bench, driver, build, make)
     both = cached(bench)
@@ -133,12 +140,14 @@ async def test_an_idle_image_leaves_once_no_disk_stands_on_it(bench, driver, bui
     assert await build(driver, make()) == "running"
 
 
+@pytest.mark.usefixtures("_builds_clone_at_once")
 async def test_where_room_is_short_unused_images_leave_at_once(bench, driver, build, make):
     await two_images(bench, driver, build, make)
     assert await driver.trim_images(idle_max_s=DAY_S, free_share=1.0) == 1
     assert [name for name in cached(bench) if OTHER in name] == []
 
 
+@pytest.mark.usefixtures("_builds_clone_at_once")
 async def test_an_image_that_finds_no_room_takes_that_of_one_that_nobody_uses(
     bench, driver, build, make
 ):
@@ -173,6 +182,7 @@ async def test_a_host_that_is_full_of_what_is_used_says_so(bench, driver, build,
     assert len(cached(bench)) == 1
 
 
+@pytest.mark.usefixtures("_builds_clone_at_once")
 async def test_an_image_that_a_build_asks_for_while_it_leaves_is_brought_again(
     bench, driver, build, make
 ):

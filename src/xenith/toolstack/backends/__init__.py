@@ -106,6 +106,9 @@ def device_name(number: int) -> str:
     return f"xvd{letters}"
 
 
+#: Reason of a domain that was paused, or goes on: a write of it found no room.
+NO_ROOM = "no room"
+
 #: Called by a backend when a domain changes by itself: uuid, new state, and "reboot" or a reason.
 DomainListener = Callable[[str, DomainState, str], None]
 

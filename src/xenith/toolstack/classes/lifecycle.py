@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection
 from functools import lru_cache
 from typing import Any
 
-from xenith.toolstack.backends import DomainState, device_name
+from xenith.toolstack.backends import NO_ROOM, DomainState, device_name
 from xenith.toolstack.classes import message
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes.host import write_free_memory
@@ -94,6 +94,12 @@ _STATES: dict[DomainState, str] = {
     "crashed": "Halted",
 }
 
+#: Messages of a VM whose writes found no room. Source: xapi, api_messages.ml, for the names.
+_OF_ROOM: dict[DomainState, tuple[str, str]] = {
+    "paused": ("VM_PAUSED", "A storage repository of its disks has no room for what it writes."),
+    "running": ("VM_UNPAUSED", "Its storage repositories have room again."),
+}
+
 
 def check_halted(host: HostServer, ref: str) -> dict[str, Any]:
     """Give the record of a VM that is halted and left alone.
@@ -110,11 +116,13 @@ def check_halted(host: HostServer, ref: str) -> dict[str, Any]:
 
 def changed_by_itself(host: HostServer, vm_uuid: str, state: DomainState, reason: str) -> None:
     """Hear from the backend that a domain changed: shut down, crashed, rebooted by its guest."""
-    del reason
     try:
         ref = host.objects.by_uuid("VM", vm_uuid)
     except XapiFault:
         return
+    if reason == NO_ROOM:
+        name, body = _OF_ROOM[state]
+        message.tell(host, name, priority=2, kind="VM", uuid=vm_uuid, body=body)
     if host.operations.of(ref):
         # It may be the operation's own doing: the backend is asked when that has ended.
         host.unheard.add(ref)

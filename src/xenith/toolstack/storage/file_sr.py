@@ -83,6 +83,10 @@ class FileSr:
         """Tell whether a disk lies here."""
         return await self._run(partial(self.repository.has, vdi_uuid))
 
+    async def free_bytes(self) -> int:
+        """Tell what the directory's file system has, with what is kept back from callers."""
+        return await self._run(self.repository.free_bytes)
+
     async def activate(self, vdi_uuid: str, *, is_writable: bool) -> str:
         """Hold a disk for a domain, and tell its file's path. It is not held where this fails."""
         work = partial(self.repository.activate, vdi_uuid, is_writable=is_writable)

@@ -242,6 +242,10 @@ class FileRepository:
                 # Something stands on it, or may: it is garbage from when that is gone.
                 self._hide(name)
 
+    def free_bytes(self) -> int:
+        """Tell what the file system has, with what is kept back from callers."""
+        return self._space.free_bytes()
+
     def has(self, uuid: str) -> bool:
         """Tell whether a disk's file is there, whatever it is."""
         _check_uuid(uuid)

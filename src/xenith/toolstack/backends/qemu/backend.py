@@ -26,6 +26,7 @@ import msgspec
 
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
+from xenith.core.units import MIB
 from xenith.core.world import World
 from xenith.toolstack.backends import (
     BackendError,
@@ -49,6 +50,9 @@ from xenith.toolstack.storage.file_sr import FileSr, directory_of, open_file_sr
 #: How long a guest may take to shut down when asked. Source: nova `shutdown_timeout` is 60.
 SHUTDOWN_TIMEOUT_S = 60.0
 _CONSOLE_PERIOD_S = 5.0
+#: Seconds between two looks for room that guests wait for, and what there must be: some blocks.
+_ROOM_PERIOD_S = 5.0
+_ROOM_BYTES_MIN = 16 * MIB
 _log = logger("toolstack.qemu")
 
 
@@ -111,6 +115,7 @@ class QemuBackend:
             self._accelerator = "kvm" if works else "tcg"
         await self._domains.recover(listener)
         self._tasks.keep("console", self._trim_consoles, restart_delay_s=_CONSOLE_PERIOD_S)
+        self._tasks.keep("room", self._go_on_with_room, restart_delay_s=_ROOM_PERIOD_S)
 
     async def stop(self) -> None:
         """End our part; the guests run on."""
@@ -297,6 +302,25 @@ class QemuBackend:
     async def _trim_consoles(self) -> None:
         for domain in self._domains:
             console.trim(domain.directory / CONSOLE)
+
+    async def _go_on_with_room(self) -> None:
+        """Let guests go on that waited for room, where there is some again."""
+        for domain in self._domains:
+            if not domain.lacks_room:
+                continue
+            async with self._domains.lock(domain.uuid):
+                is_ours = self._domains.find(domain.uuid) is domain and domain.lacks_room
+                if not is_ours or not await self._has_room(domain):
+                    continue
+                _log.info("there is room again", vm=domain.uuid)
+                try:
+                    await domain.unpause()
+                except BackendError as error:
+                    _log.warning("a guest still waits for room", vm=domain.uuid, error=repr(error))
+
+    async def _has_room(self, domain: Domain) -> bool:
+        srs = {sr for (vm_uuid, _), sr in self._held.items() if vm_uuid == domain.uuid}
+        return all([await sr.free_bytes() >= _ROOM_BYTES_MIN for sr in srs])
 
     async def _launch(self, spec: DomainSpec, *, memory: Path | None = None) -> Domain:
         try:

@@ -24,7 +24,7 @@ import msgspec
 
 from xenith.core.clock import Clock
 from xenith.core.log import logger
-from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, DomainState
+from xenith.toolstack.backends import NO_ROOM, BackendError, DiskSpec, DomainSpec, DomainState
 from xenith.toolstack.backends.qemu import measures
 from xenith.toolstack.backends.qemu.command import MONITOR, throttle_limits, throttle_name
 from xenith.toolstack.backends.qemu.processes import Process
@@ -51,8 +51,10 @@ _STATES: dict[str, DomainState] = {
     "running": "running",
     "guest-panicked": "crashed",
     "internal-error": "crashed",
-    "io-error": "crashed",
 }
+
+#: The run state in which QEMU stops, by what it said before.
+_STOPS = {"guest-shutdown": "shutdown", "io-error": "io-error"}
 
 #: Source: QEMU, qapi/run-state.json, ShutdownCause.
 _ORDERLY_ENDS = ("guest-shutdown", "host-qmp-quit", "host-signal")
@@ -107,6 +109,11 @@ class Domain:
     def state(self) -> DomainState:
         """The state in XenAPI's words."""
         return _STATES.get(self.status, "paused")
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether the guest waits with a write for which there was no room."""
+        return self.status == "io-error"
 
     @property
     def memory(self) -> Path:
@@ -340,9 +347,18 @@ class Domain:
 
     def _take_event(self, name: str, data: dict[str, Any]) -> None:
         if name == "STOP":
-            self.status = "shutdown" if self._reason == "guest-shutdown" else "paused"
+            self.status = _STOPS.get(self._reason, "paused")
+            if self.lacks_room:
+                self._on_change(self, "paused", NO_ROOM)
+        elif name == "BLOCK_IO_ERROR":
+            # Other errors are the guest's to deal with; for room it waits.
+            if data.get("action") == "stop":
+                self._reason = "io-error"
         elif name == "RESUME":
+            lacked_room = self.lacks_room
             self.status, self._reason = "running", ""
+            if lacked_room:
+                self._on_change(self, "running", NO_ROOM)
         elif name == "SHUTDOWN":
             self._reason = str(data.get("reason", ""))
         elif name == "GUEST_PANICKED":

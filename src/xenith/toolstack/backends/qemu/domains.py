@@ -22,6 +22,7 @@ from xenith.core.ids import is_uuid
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
 from xenith.toolstack.backends import (
+    NO_ROOM,
     BackendError,
     DomainListener,
     DomainSpec,
@@ -286,7 +287,7 @@ class Domains:
             self.renew_domid(domain)
         elif domain.is_ending or self._living.get(domain.uuid) is not domain:
             return
-        else:
+        elif reason != NO_ROOM:
             # At once, so that whoever hears of the end may start it again.
             del self._living[domain.uuid]
             self._tasks.start("bury", self._bury_later(domain))
