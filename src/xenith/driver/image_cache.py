@@ -14,18 +14,20 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from xenith.core.clock import Clock
 from xenith.core.errors import Exhausted, Invalid, Unavailable, XenithError
 from xenith.core.limits import IMAGE_BYTES_MAX, MIB
 from xenith.core.tasks import TaskOwner
-from xenith.driver import qcow2
+from xenith.driver import qcow2, tarball
 from xenith.driver.connection import HostConnection
 from xenith.driver.faults import Spoken
 from xenith.driver.image_trimming import Room, choose, find_unused
 from xenith.driver.inventory import CachedImage, Inventory
 from xenith.driver.names import COMPLETE_KEY, IMAGE_KEY, image_name
+from xenith.driver.tools import read_file
 from xenith.xapi import XapiFault
 
 OpenImage = Callable[[str], AsyncIterator[bytes]]
@@ -171,26 +173,22 @@ class ImageCache:
         with self._inventory.begin(image_name(image_id)) as was_begun:
             if was_begun:
                 await self._remove_halves(image_id)
-            if disk_format == "qcow2" and not await self._can_read_qcow2():
-                async with qcow2.converted_to_raw(self._open_image(image_id)) as path:
-                    size = path.stat().st_size
-                    return await self._fill(
-                        image_id,
-                        qcow2.read_file(path),
-                        disk_format="raw",
-                        size_bytes=size,
-                        stream_bytes=size,
-                    )
             chunks = self._open_image(image_id)
-            head, chunks = await _peek(chunks)
-            size = disk_size(head, disk_format, size_bytes)
+            if disk_format == "qcow2" and not await self._can_read_qcow2():
+                async with qcow2.converted_to_raw(chunks) as path:
+                    return await self._fill_from(image_id, path, disk_format="raw")
+            if disk_format == tarball.FORMAT:
+                async with tarball.converted_to_vhd(chunks) as path:
+                    return await self._fill_from(image_id, path, disk_format="vhd")
             return await self._fill(
-                image_id,
-                chunks,
-                disk_format=disk_format,
-                size_bytes=size,
-                stream_bytes=size_bytes,
+                image_id, chunks, disk_format=disk_format, stream_bytes=size_bytes
             )
+
+    async def _fill_from(self, image_id: str, path: Path, *, disk_format: str) -> CachedImage:
+        status = await asyncio.to_thread(path.stat)
+        return await self._fill(
+            image_id, read_file(path), disk_format=disk_format, stream_bytes=status.st_size
+        )
 
     async def _fill(
         self,
@@ -198,10 +196,11 @@ class ImageCache:
         chunks: AsyncIterator[bytes],
         *,
         disk_format: str,
-        size_bytes: int,
         stream_bytes: int,
     ) -> CachedImage:
         line = self._line
+        head, chunks = await _peek(chunks)
+        size_bytes = disk_size(head, disk_format, stream_bytes)
         # Whole MiB: an SR rounds up anyway, and a raw image may end in the middle of a sector.
         size_bytes = -(-size_bytes // MIB) * MIB
         record = {
