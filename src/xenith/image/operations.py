@@ -637,8 +637,9 @@ def _find_base(tx: Tx, row: Row) -> str | None:
     server_id = row.properties.get("instance_uuid")
     if server_id is None or row.owner is None:
         return None
+    formats = {name: (getattr(row, name),) for name in ("disk_format", "container_format")}
     wanted = ImageFilter(
-        columns={"owner": (row.owner,), "status": ("active",), "disk_format": (row.disk_format,)},
+        columns={"owner": (row.owner,), "status": ("active",), **formats},
         properties={"instance_uuid": server_id},
     )
     return next(iter(records.list_newest(tx, wanted)), None)
