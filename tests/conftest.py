@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -70,10 +70,21 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def tree_of_cells() -> ModuleType:
     """The module ``tree``: whole trees of cells in one process, by its ``small_tree``."""
-    spec = importlib.util.spec_from_file_location("tree", Path(__file__).parent / "tree.py")
+    return _module("tree")
+
+
+@pytest.fixture
+def tarball_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """Gives a chain of VHDs in an OVF tarball: ``tarballs.make`` without its place."""
+    make = _module("tarballs").make
+    return lambda *links, **options: make(tmp_path_factory.mktemp("chain"), *links, **options)
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules["tree"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.compat.conftest import RunningCloud
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -118,3 +120,20 @@ def test_a_server_lives_its_whole_life(cloud: RunningCloud, tmp_path: Path) -> N
     assert "walker" in member("console", "log", "show", "walker")
     member("server", "delete", "--wait", "walker")
     assert member("server", "list", "-f", "value").strip() == ""
+
+
+def test_a_tarball_of_vhds_is_an_image_of_which_a_server_runs(
+    cloud: RunningCloud, tmp_path: Path, tarball_of: Callable[..., bytes]
+) -> None:
+    given, got = tmp_path / "given.tar.gz", tmp_path / "got.tar.gz"
+    given.write_bytes(tarball_of([{0: b"base" * 128}, {2**20: b"leaf" * 128}], 2**22, gzip_level=6))
+    kind = ("--disk-format", "vhd", "--container-format", "ovf")
+    cloud.openstack("image", "create", "chain", *kind, "--file", str(given), cloud="xenith-demo")
+    image = cloud.openstack_json("image", "show", "chain", cloud="xenith-demo")
+    assert (image["status"], image["virtual_size"]) == ("active", 2**22)
+    cloud.openstack("image", "save", "--file", str(got), "chain", cloud="xenith-demo")
+    assert got.read_bytes() == given.read_bytes()
+    server = ("--image", "chain", "--flavor", "m1.tiny", "--nic", "auto", "--wait", "chained")
+    made = cloud.openstack_json("server", "create", *server, cloud="xenith-demo")
+    assert made["status"] == "ACTIVE"
+    cloud.openstack("server", "delete", "--wait", "chained", cloud="xenith-demo")

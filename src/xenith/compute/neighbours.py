@@ -23,6 +23,8 @@ class ImageInfo(Protocol):
     @property
     def disk_format(self) -> str | None: ...  # noqa: D102
     @property
+    def container_format(self) -> str | None: ...  # noqa: D102
+    @property
     def size_bytes(self) -> int | None: ...  # noqa: D102
     @property
     def virtual_size_bytes(self) -> int | None: ...  # noqa: D102

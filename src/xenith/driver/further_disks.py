@@ -16,8 +16,8 @@ from xenith.driver.disks import Disks
 from xenith.driver.flavor_disks import SWAP_DEVICE, FlavorDisk, device_of, flavor_disks
 from xenith.driver.inventory import Inventory
 from xenith.driver.names import BLANK_KEY, is_flavor_disk
-from xenith.driver.qcow2 import read_file
 from xenith.driver.swap import swap_header
+from xenith.driver.tools import read_file
 from xenith.driver.vm_spec import VmSpec
 from xenith.driver.vms import Vms
 

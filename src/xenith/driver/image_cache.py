@@ -16,13 +16,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from xenith.core.errors import Exhausted, NotFound, Unavailable, XenithError
 from xenith.core.limits import MIB
 from xenith.core.tasks import TaskOwner
 from xenith.core.world import World
-from xenith.driver import qcow2
+from xenith.driver import qcow2, tarball
 from xenith.driver.chains import Record
 from xenith.driver.connection import HostConnection
 from xenith.driver.faults import Spoken
@@ -38,6 +39,7 @@ from xenith.driver.names import (
     is_complete_image,
     is_half_import,
 )
+from xenith.driver.tools import read_file
 from xenith.xapi import XapiFault
 
 OpenImage = Callable[[str], AsyncIterator[bytes]]
@@ -314,25 +316,19 @@ class ImageCache:
             del self._inventory.images[image_id]
 
     async def _import(self, image_id: str, disk_format: str, size_bytes: int) -> CachedImage:
-        if disk_format == "qcow2" and not await self._can_read_qcow2():
-            async with qcow2.converted_to_raw(self._open_image(image_id)) as path:
-                size = path.stat().st_size
-                return await self._fill(
-                    image_id,
-                    qcow2.read_file(path),
-                    disk_format="raw",
-                    size_bytes=size,
-                    stream_bytes=size,
-                )
         chunks = self._open_image(image_id)
-        head, chunks = await peek(chunks)
-        size = disk_size(head, disk_format, size_bytes)
+        if disk_format == "qcow2" and not await self._can_read_qcow2():
+            async with qcow2.converted_to_raw(chunks) as path:
+                return await self._fill_from(image_id, path, disk_format="raw")
+        if disk_format == tarball.FORMAT:
+            async with tarball.converted_to_vhd(chunks) as path:
+                return await self._fill_from(image_id, path, disk_format="vhd")
+        return await self._fill(image_id, chunks, disk_format=disk_format, stream_bytes=size_bytes)
+
+    async def _fill_from(self, image_id: str, path: Path, *, disk_format: str) -> CachedImage:
+        status = await asyncio.to_thread(path.stat)
         return await self._fill(
-            image_id,
-            chunks,
-            disk_format=disk_format,
-            size_bytes=size,
-            stream_bytes=size_bytes,
+            image_id, read_file(path), disk_format=disk_format, stream_bytes=status.st_size
         )
 
     async def _fill(
@@ -341,10 +337,11 @@ class ImageCache:
         chunks: AsyncIterator[bytes],
         *,
         disk_format: str,
-        size_bytes: int,
         stream_bytes: int,
     ) -> CachedImage:
         line = self._line
+        head, chunks = await peek(chunks)
+        size_bytes = disk_size(head, disk_format, stream_bytes)
         # Whole MiB: an SR rounds up anyway, and a raw image may end in the middle of a sector.
         size_bytes = -(-size_bytes // MIB) * MIB
         record = {

@@ -14,11 +14,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
-from xenith.core.errors import Invalid, TooLarge, Unavailable
+from xenith.core.errors import Invalid, Unavailable
 from xenith.core.limits import IMAGE_BYTES_MAX, STREAM_CHUNK_BYTES
-from xenith.driver.tools import run_tool
+from xenith.driver.tools import run_tool, store_file
 
 HEADER_BYTES = 104
 _MAGIC = b"QFI\xfb"
@@ -65,7 +64,7 @@ async def converted_to_raw(chunks: AsyncIterator[bytes]) -> AsyncIterator[Path]:
     _programs()
     with TemporaryDirectory(prefix="xenith-image-") as directory:
         source, target = Path(directory, "image.qcow2"), Path(directory, "image.raw")
-        await _store(chunks, source)
+        await store_file(chunks, source)
         await convert_to_raw(source, target)
         await asyncio.to_thread(source.unlink)
         yield target
@@ -107,24 +106,3 @@ def _programs() -> tuple[str, str]:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(HEADER_BYTES)
-
-
-async def _store(chunks: AsyncIterator[bytes], path: Path) -> None:
-    written = 0
-    with path.open("wb") as file:
-        async for chunk in chunks:
-            written += len(chunk)
-            if written > IMAGE_BYTES_MAX:
-                raise TooLarge("the image is larger than the limit")
-            await asyncio.to_thread(file.write, chunk)
-
-
-async def read_file(path: Path) -> AsyncIterator[bytes]:
-    """Stream a file; reads happen off the loop."""
-    with path.open("rb") as file:
-        while piece := await asyncio.to_thread(_read, file):
-            yield piece
-
-
-def _read(file: BinaryIO) -> bytes:
-    return file.read(STREAM_CHUNK_BYTES)

@@ -7,7 +7,6 @@ queued ──upload──► saving ──► active ◄──► deactivated
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,9 +31,9 @@ from xenith.db import Database, Row, Tx
 from xenith.http import Principal
 from xenith.http.paging import Page
 from xenith.image import records
-from xenith.image.formats import Inspector
 from xenith.image.layers import LAYER, MAP, Layers, image_layers, leave_layers, use_layers
 from xenith.image.records import ImageFilter, get_visible, images, members
+from xenith.image.seen import seeing
 
 _log = logger("image")
 
@@ -223,7 +222,7 @@ class Images:
         if size_bytes is not None and size_bytes > IMAGE_BYTES_MAX:
             raise TooLarge(f"An image may have at most {IMAGE_BYTES_MAX} bytes.")
         row = await self.db.run(self._begin_upload, principal, image_id)
-        await self._fill(image_id, row.disk_format, chunks, size_bytes=size_bytes)
+        await self._fill(row, chunks, size_bytes=size_bytes)
 
     async def _write(
         self, image_id: str, chunks: AsyncIterator[bytes], *, base: _Base | None
@@ -236,35 +235,24 @@ class Images:
 
     async def _fill(
         self,
-        image_id: str,
-        disk_format: str,
+        row: Row,
         chunks: AsyncIterator[bytes],
         *,
         size_bytes: int | None,
         base: _Base | None = None,
     ) -> None:
         """Store the bytes of an image whose status is saving."""
-        inspector = Inspector(disk_format)
-        digests = hashlib.md5(usedforsecurity=False), hashlib.sha512()
+        image_id: str = row.id
         try:
-            watched = _watched(chunks, inspector, digests)
-            layers = await self._write(image_id, watched, base=base)
-            if size_bytes is not None and inspector.size_bytes != size_bytes:
-                raise Invalid(
-                    f"The upload ended after {inspector.size_bytes} of {size_bytes} bytes."
-                )
-            virtual = inspector.virtual_size_bytes()
+            async with seeing(row.disk_format, row.container_format, chunks) as seen:
+                layers = await self._write(image_id, seen.pieces(), base=base)
+                if size_bytes is not None and seen.size_bytes != size_bytes:
+                    raise Invalid(
+                        f"The upload ended after {seen.size_bytes} of {size_bytes} bytes."
+                    )
+                described = await seen.described()
             finished = await self.db.run(
-                self._finish_upload,
-                image_id,
-                {
-                    "status": "active",
-                    "size": inspector.size_bytes,
-                    "virtual_size": virtual,
-                    "checksum": digests[0].hexdigest(),
-                    "os_hash_value": digests[1].hexdigest(),
-                },
-                layers=layers,
+                self._finish_upload, image_id, {"status": "active", **described}, layers=layers
             )
         except BaseException:
             await self.db.run(self._finish_upload, image_id, {"status": "queued"})
@@ -465,7 +453,7 @@ class Images:
 
         row, base = await self.db.run(begin)
         if row.status == "queued":
-            await self._fill(image_id, row.disk_format, chunks, size_bytes=None, base=base)
+            await self._fill(row, chunks, size_bytes=None, base=base)
         if rotation is not None:
             for name in await self.db.run(self._rotate, image_id, rotation):
                 await self._store.delete(name)
@@ -649,23 +637,12 @@ def _find_base(tx: Tx, row: Row) -> str | None:
     server_id = row.properties.get("instance_uuid")
     if server_id is None or row.owner is None:
         return None
+    formats = {name: (getattr(row, name),) for name in ("disk_format", "container_format")}
     wanted = ImageFilter(
-        columns={"owner": (row.owner,), "status": ("active",), "disk_format": (row.disk_format,)},
+        columns={"owner": (row.owner,), "status": ("active",), **formats},
         properties={"instance_uuid": server_id},
     )
     return next(iter(records.list_newest(tx, wanted)), None)
-
-
-async def _watched(
-    chunks: AsyncIterator[bytes], inspector: Inspector, digests: tuple[Any, Any]
-) -> AsyncIterator[bytes]:
-    async for piece in chunks:
-        inspector.see(piece)
-        if inspector.size_bytes > IMAGE_BYTES_MAX:
-            raise TooLarge(f"An image may have at most {IMAGE_BYTES_MAX} bytes.")
-        for digest in digests:
-            digest.update(piece)
-        yield piece
 
 
 def _get_own(tx: Tx, image_id: str, principal: Principal) -> Row:

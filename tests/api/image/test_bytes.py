@@ -10,7 +10,7 @@ import pytest
 
 from xenith.core import limits
 from xenith.core.errors import Unavailable
-from xenith.image import operations
+from xenith.image import records, seen
 
 
 def qcow2(*, size=1 << 20, backing=0, incompatible=0, version=3, cluster_bits=16):
@@ -127,7 +127,7 @@ async def test_an_upload_that_is_too_large_is_refused_before_and_while_it_comes(
     huge = str(limits.IMAGE_BYTES_MAX + 1)
     answer = await cloud.upload(image["id"], b"bytes", **{"Content-Length": huge})
     assert answer.status_code == 413
-    monkeypatch.setattr(operations, "IMAGE_BYTES_MAX", 4)
+    monkeypatch.setattr(seen, "IMAGE_BYTES_MAX", 4)
 
     async def unannounced():
         yield b"abc"
@@ -356,8 +356,8 @@ async def test_an_upload_that_died_with_its_process_is_queued_again(cloud):
         yield b"x"
 
     def die(tx):
-        tx.update(operations.images, {"id": dead["id"]}, status="saving")
-        tx.update(operations.images, {"id": staging["id"]}, status="uploading")
+        tx.update(records.images, {"id": dead["id"]}, status="saving")
+        tx.update(records.images, {"id": staging["id"]}, status="uploading")
 
     await cloud.db.run(die)
     lost = cloud.world.ids.uuid()

@@ -256,3 +256,22 @@ async def test_a_qcow2_with_a_backing_file_never_reaches_the_converter(bench, dr
     bench.images["q"] = [qcow2_header(MIB, backing=512)]
     with pytest.raises(Invalid, match="backing file"):
         await driver.ensure_image("q", disk_format="qcow2", size_bytes=512)
+
+
+@pytest.mark.slow
+async def test_a_tarball_becomes_one_vhd_on_its_way(bench, driver, make, tarball_of):
+    packed = tarball_of([{0: b"base" * 128}, {3 * MIB: b"leaf" * 128}], 5 * MIB, gzip_level=1)
+    bench.images["t"] = [packed[:700], packed[700:]]
+    spec = make(image_id="t", image_format="ovf", image_size_bytes=len(packed), root_gib=0)
+    await driver.create_root_disk(spec)
+    assert {vdi["virtual_size"] for vdi in bench.records("VDI")} == {6 * MIB}, "in whole blocks"
+    await driver.create_root_disk(make(OTHER, image_id="t", image_format="ovf", root_gib=0))
+    assert bench.opened == ["t"], "it is converted once"
+
+
+@pytest.mark.slow
+async def test_a_tarball_that_is_none_leaves_nothing(bench, driver):
+    bench.images["t"] = [b"no tarball" * 100]
+    with pytest.raises(Invalid, match="no sound tarball"):
+        await driver.ensure_image("t", disk_format="ovf", size_bytes=1000)
+    assert bench.records("VDI") == []

@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from xenith.compute.operations.context import Context
+from xenith.compute.operations.servers import bytes_format
 from xenith.compute.records.aggregates import (
     ZONE,
     aggregate_hosts,
@@ -209,7 +210,7 @@ class Aggregates:
             raise NotFound(f"Image {image_id[:64]} could not be found.")
         return {
             "id": image.id,
-            "disk_format": image.disk_format or "raw",
+            "disk_format": bytes_format(image),
             "size_bytes": image.size_bytes,
         }
 

@@ -352,11 +352,21 @@ def find_bootable(
     return image
 
 
+def bytes_format(image: ImageInfo) -> str:
+    """Name what an image's bytes are: its disk format, or ``ovf`` for a tarball of VHDs.
+
+    Source: nova, xenapi ``vm_utils``: a VHD comes in a tarball where its container is ``ovf``.
+    """
+    if (image.disk_format, image.container_format) == ("vhd", "ovf"):
+        return "ovf"
+    return image.disk_format or "raw"
+
+
 def told_image(image: ImageInfo) -> dict[str, Any]:
     """Give what a cell must know of the image that it makes a disk of."""
     return {
         "id": image.id,
-        "disk_format": image.disk_format,
+        "disk_format": bytes_format(image),
         "size_bytes": image.size_bytes or 0,
         "virtual_size_bytes": image.virtual_size_bytes or 0,
         "properties": dict(image.properties),

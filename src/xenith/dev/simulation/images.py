@@ -22,6 +22,7 @@ class SimulatedImage(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     status: str = "active"
     disk_format: str = "raw"
+    container_format: str = "bare"
     min_ram_mib: int = 0
     min_disk_gib: int = 0
     properties: Mapping[str, Any] = {}
