@@ -299,7 +299,8 @@ class Connection:
         permissions: tuple[Permission, ...] = above.permissions
         if not self.is_privileged:
             # What a domain makes, it owns.
-            permissions = (permissions[0]._replace(domid=self.domain.domid), *permissions[1:])
+            own = permissions[0]._replace(domid=self.domain.domid)
+            permissions = (own, *permissions[1:])
             self._check_count(len(missing) if view is self.store else 1)
         made = {at: above._replace(children=(*above.children, paths.name(missing[-1])))}
         for place, below in zip(reversed(missing), [*reversed(missing[:-1]), ""], strict=True):

@@ -65,7 +65,10 @@ class Store:
         self.watching: dict[Connection, None] = {}
         nobody = (Permission(CONTROL_DOMID, 0),)
         #: Who may hear of domains that come and go.
-        self.special_permissions = {INTRODUCED: nobody, RELEASED: nobody}
+        self.special_permissions: dict[str, tuple[Permission, ...]] = {
+            INTRODUCED: nobody,
+            RELEASED: nobody,
+        }
         self._nodes = {
             "/": Node(b"", nobody, ("tool",)),
             "/tool": Node(b"", nobody, ("xenstored",)),
@@ -143,7 +146,7 @@ class Store:
             domain.connection.close()
         self._remove_owned(domid)
         for name, permissions in self.special_permissions.items():
-            first, *others = tuple(permissions)
+            first, *others = permissions
             owner = first._replace(domid=CONTROL_DOMID) if first.domid == domid else first
             kept = (entry for entry in others if entry.domid != domid)
             self.special_permissions[name] = (owner, *kept)

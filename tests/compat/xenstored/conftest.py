@@ -153,13 +153,15 @@ class Pair:
         ours, real = (
             _plain(client.ask(op, payload, transaction_id)) for client in self._clients[domid]
         )
-        assert ours == real, f"domain {domid}, {Op(op).name} {payload!r} in {transaction_id}"
-        for watcher in self._clients:
+        what = f"domain {domid}, {Op(op).name} {payload!r} in {transaction_id}"
+        assert ours[1:] == real[1:], what
+        for watcher, clients in self._clients.items():
             # Whatever was told is told before this answer.
-            heard = [
-                client.ask(Op.GET_DOMAIN_PATH, b"0\0")[0] for client in self._clients[watcher]
-            ]
-            assert heard[0] == heard[1], f"domain {watcher} of {Op(op).name} {payload!r}"
+            heard = [client.ask(Op.GET_DOMAIN_PATH, b"0\0")[0] for client in clients]
+            if watcher == domid:
+                # The real one releases a domain before it answers or after, as it happens.
+                heard = [ours[0] + heard[0], real[0] + heard[1]]
+            assert heard[0] == heard[1], f"{what}: domain {watcher} hears"
         return real[2]
 
     def stop(self) -> None:

@@ -102,7 +102,7 @@ def test_special_watches_may_be_given_to_guests(pair):
 def test_quotas(pair):
     for index in range(200):
         pair.ask(3, Op.WATCH, f"data/{index}", "t")
-    for index in range(15):
+    for _ in range(15):
         pair.ask(3, Op.TRANSACTION_START, "")
     pair.ask(3, Op.RESET_WATCHES, "")
     for size in (1900, 2000, 2015, 2016, 2017, 2100, 4000):
@@ -165,9 +165,7 @@ STEPS = st.one_of(
     st.tuples(st.just(Op.RESET_WATCHES)),
 )
 #: Who asks, in which of the last transactions that it began (0: outside), and what.
-SCRIPTS = st.lists(
-    st.tuples(st.sampled_from([0, 3, 3, 4]), st.integers(0, 2), STEPS), max_size=60
-)
+SCRIPTS = st.lists(st.tuples(st.sampled_from([0, 3, 3, 4]), st.integers(0, 2), STEPS), max_size=60)
 SMALL = {
     "nodes": 12,
     "watches": 2,

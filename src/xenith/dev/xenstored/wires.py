@@ -16,9 +16,8 @@ from pathlib import Path
 DEADLINE_S = 60.0
 _PAUSE_S = 0.0002
 _RING_BYTES = 1024
-#: Consumed and produced, of requests and of answers; each counts up and wraps at 32 bits.
-_INDEXES = struct.Struct("<IIII")
-_INDEXES_AT = 2 * _RING_BYTES
+#: Where the indexes are, in words of four bytes behind the two rings; each counts up and wraps.
+_REQUESTS_TAKEN, _REQUESTS_MADE, _ANSWERS_TAKEN, _ANSWERS_MADE = range(512, 516)
 _WRAP = 1 << 32
 
 
@@ -55,18 +54,20 @@ class RingWire:
     def __init__(self, page: Path, events: int) -> None:
         with page.open("r+b") as file:
             self._page = mmap.mmap(file.fileno(), 0)
+        # An index must be written as one word: the daemon reads it meanwhile.
+        self._words = memoryview(self._page).cast("I")
         self._events = events
 
     def send(self, data: bytes) -> None:
         """Send all, as there is room."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            taken, made, _, _ = _INDEXES.unpack_from(self._page, _INDEXES_AT)
-            room = _RING_BYTES - (made - taken) % _WRAP
+            made = self._words[_REQUESTS_MADE]
+            room = _RING_BYTES - (made - self._words[_REQUESTS_TAKEN]) % _WRAP
             part, data = data[:room], data[room:]
             for at, byte in enumerate(part, start=made):
                 self._page[at % _RING_BYTES] = byte
-            struct.pack_into("<I", self._page, _INDEXES_AT + 4, (made + len(part)) % _WRAP)
+            self._words[_REQUESTS_MADE] = (made + len(part)) % _WRAP
             self._knock()
             if not data:
                 return
@@ -78,11 +79,12 @@ class RingWire:
         data = bytearray()
         deadline = time.monotonic() + DEADLINE_S
         while len(data) < count:
-            _, _, taken, made = _INDEXES.unpack_from(self._page, _INDEXES_AT)
-            ready = min((made - taken) % _WRAP, count - len(data))
+            taken = self._words[_ANSWERS_TAKEN]
+            ready = (self._words[_ANSWERS_MADE] - taken) % _WRAP
+            ready = min(ready, count - len(data))
             places = range(taken, taken + ready)
             data += bytes(self._page[_RING_BYTES + at % _RING_BYTES] for at in places)
-            struct.pack_into("<I", self._page, _INDEXES_AT + 8, (taken + ready) % _WRAP)
+            self._words[_ANSWERS_TAKEN] = (taken + ready) % _WRAP
             if ready:
                 self._knock()
                 continue
@@ -96,4 +98,5 @@ class RingWire:
 
     def close(self) -> None:
         """Let go."""
+        self._words.release()
         self._page.close()

@@ -10,7 +10,7 @@ import contextlib
 from typing import Any
 
 from xenith.toolstack.backends import BackendError
-from xenith.toolstack.backends.live import LiveBackend
+from xenith.toolstack.backends.live import LiveBackend, XenstoreBackend
 from xenith.toolstack.classes.lifecycle import XENSTORE_PREFIXES, bad_state, operation
 from xenith.toolstack.methods import is_null, method
 from xenith.toolstack.server import HostServer
@@ -37,6 +37,18 @@ def live(host: HostServer, record: dict[str, Any]) -> LiveBackend:
     return engine
 
 
+def xenstore_of(host: HostServer, record: dict[str, Any]) -> XenstoreBackend:
+    """Give the engine of a VM, if its domains have a xenstore.
+
+    Raises:
+        XapiFault: NOT_IMPLEMENTED.
+    """
+    engine = host.pool.engine_of_vm(record["uuid"])
+    if not isinstance(engine, XenstoreBackend):
+        raise XapiFault("NOT_IMPLEMENTED", f"the {engine.name} backend has no xenstore")
+    return engine
+
+
 def _is_live(record: dict[str, Any]) -> bool:
     return record["power_state"] in ("Running", "Paused")
 
@@ -47,7 +59,7 @@ async def set_xenstore_data(host: HostServer, ref: str, data: dict[str, str]) ->
     record = host.objects.get("VM", ref)
     _check_all(data)
     if record["power_state"] == "Running":
-        engine = live(host, record)
+        engine = xenstore_of(host, record)
         gone = dict.fromkeys(prefix.rstrip("/") for prefix in XENSTORE_PREFIXES)
         await engine.xenstore_write(record["uuid"], {**gone, **_reaching(data)})
     host.objects.update("VM", ref, xenstore_data=dict(data))
@@ -81,7 +93,7 @@ async def write_xenstore_key(host: HostServer, ref: str, key: str, value: str) -
     record = _running(host, ref)
     _check_path(key)
     _check_all({key: value})
-    await live(host, record).xenstore_write(record["uuid"], {key: value})
+    await xenstore_of(host, record).xenstore_write(record["uuid"], {key: value})
     if key.startswith(XENSTORE_PREFIXES):
         kept = host.objects.get("VM", ref)["xenstore_data"]
         host.objects.update("VM", ref, xenstore_data={**kept, key: value})
@@ -92,7 +104,7 @@ async def remove_xenstore_key(host: HostServer, ref: str, key: str) -> None:
     """Remove one key, and those under it, of a running VM's xenstore. Our own, beside XenAPI."""
     record = _running(host, ref)
     _check_path(key)
-    await live(host, record).xenstore_write(record["uuid"], {key: None})
+    await xenstore_of(host, record).xenstore_write(record["uuid"], {key: None})
     _drop(host, ref, key)
 
 
@@ -100,7 +112,7 @@ async def remove_xenstore_key(host: HostServer, ref: str, key: str) -> None:
 async def read_xenstore_keys(host: HostServer, ref: str, prefix: str = "") -> dict[str, str]:
     """Give the keys of a running VM's xenstore under a prefix. Our own, beside XenAPI."""
     record = _running(host, ref)
-    tree = await live(host, record).xenstore_read(record["uuid"])
+    tree = await xenstore_of(host, record).xenstore_read(record["uuid"])
     return {key: value for key, value in tree.items() if key.startswith(prefix)}
 
 
@@ -129,7 +141,7 @@ async def guest_wrote(host: HostServer, vm_uuid: str) -> None:
     """
     try:
         ref = host.objects.by_uuid("VM", vm_uuid)
-        tree = await live(host, host.objects.get("VM", ref)).xenstore_read(vm_uuid)
+        tree = await xenstore_of(host, host.objects.get("VM", ref)).xenstore_read(vm_uuid)
     except (XapiFault, BackendError):
         return
     record = host.objects.find("VM", ref)
@@ -212,7 +224,7 @@ async def _write_live(
         return
     # A backend that cannot shows it at the next boot, as xapi does with these two calls.
     with contextlib.suppress(XapiFault):
-        await live(host, record).xenstore_write(record["uuid"], changes)
+        await xenstore_of(host, record).xenstore_write(record["uuid"], changes)
 
 
 def _reaching(data: dict[str, str]) -> dict[str, str | None]:
