@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from xenith.core.unix_sockets import open_unix
 from xenith.xenstore.errors import ProtocolError, XenstoreError
 from xenith.xenstore.nodes import Permission, parse_permission
 from xenith.xenstore.wire import (
@@ -299,7 +300,7 @@ async def connect(place: str | Path | None = None) -> Client:
         with contextlib.suppress(FileNotFoundError):
             kind = os.stat(candidate).st_mode  # noqa: PTH116 - a device, not a disk
             if stat.S_ISSOCK(kind):
-                return Client(*await asyncio.open_unix_connection(candidate))
+                return Client(*await open_unix(Path(candidate)))
             return await _open_device(str(candidate))
     raise ConnectionError(f"no xenstore at {given or ', '.join(PLACES)}")
 

@@ -7,13 +7,12 @@ other end is known to be that domain: under QEMU a virtio-serial port.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from pathlib import Path
 
 from xenith.core.clock import Clock
 from xenith.core.log import logger
 from xenith.core.tasks import TaskOwner
+from xenith.core.unix_sockets import bind_private
 from xenith.xenstore.session import Session
 from xenith.xenstore.store import CONTROL_DOMID, Store
 
@@ -31,9 +30,7 @@ class Server:
 
     async def listen(self, path: Path) -> None:
         """Let the control domain's tools in at a unix socket, as xenstored does."""
-        listening = socket.socket(socket.AF_UNIX)
-        _bind_private(listening, path)
-        self._listening = await asyncio.start_unix_server(self._meet, sock=listening)
+        self._listening = await asyncio.start_unix_server(self._meet, sock=bind_private(path))
 
     async def serve_guest(
         self, domid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -67,12 +64,3 @@ class Server:
         reason = await session.run()
         if reason:
             _log.warning("a tool's xenstore connection ends", reason=reason)
-
-
-def _bind_private(listening: socket.socket, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    held = os.umask(0o177)
-    try:
-        listening.bind(str(path))
-    finally:
-        os.umask(held)

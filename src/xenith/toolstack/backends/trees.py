@@ -147,5 +147,20 @@ class DomainTrees:
             self._on_guest_change(vm_uuid)
 
 
+def kept_by_host(keys: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Give the keys that a domain begins with, as they are after changes that the host made."""
+    kept = dict(keys)
+    for path, value in changes.items():
+        if value is None:
+            kept = {
+                key: text
+                for key, text in kept.items()
+                if key != path and not key.startswith(f"{path}/")
+            }
+        elif path.startswith(HOST_PREFIXES):
+            kept[path] = value
+    return kept
+
+
 def _encode(value: str) -> bytes:
     return value.encode("utf-8", "replace")
