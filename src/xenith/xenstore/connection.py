@@ -311,11 +311,12 @@ class Connection:
             grown = sum(node.size_bytes + len(place) for place, node in made.items())
             self.store.check_memory(self.domain, grown)
         for place, node in made.items():
-            view.put(place, node)
+            view.put(place, node, is_forced=self.is_privileged)
 
     def _put(self, view: View, path: str, node: Node) -> None:
         self._check_sizes(view, [node])
-        view.put(path, node)
+        # What the host writes to a guest's tree, the guest cannot keep out by filling it.
+        view.put(path, node, is_forced=self.is_privileged)
 
     def _check_count(self, more: int) -> None:
         if self.domain.node_count + more > self.store.quotas.node_count:
