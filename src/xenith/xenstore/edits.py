@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from xenith.xenstore import paths
-from xenith.xenstore.nodes import Node
+from xenith.xenstore.nodes import Node, Permission
 from xenith.xenstore.view import View
 
 
@@ -43,6 +45,41 @@ def remove_tree(view: View, path: str) -> None:
     gone = paths.name(path)
     kept = tuple(name for name in node.children if name != gone)
     view.put(above, node._replace(children=kept), is_forced=True)
+
+
+def plant(
+    view: View,
+    path: str,
+    *,
+    values: Mapping[str, bytes],
+    permissions: Mapping[str, tuple[Permission, ...]],
+) -> None:
+    """Make a tree that is not there, below a node that is, in one stroke and past all quotas.
+
+    ``values`` and ``permissions`` go by paths below its own; the root's, the empty one's,
+    permissions must be there, and what has none has those of what it lies in.
+    """
+    children: dict[str, list[str]] = {"": []}
+    allowed = dict(permissions)
+
+    for wanted in filter(None, (*permissions, *values)):
+        above = ""
+        for name in wanted.split("/"):
+            below = f"{above}/{name}" if above else name
+            if below not in children:
+                children[above].append(name)
+                children[below] = []
+                allowed.setdefault(below, allowed[above])
+            above = below
+    for below, names in children.items():
+        node = Node(values.get(below, b""), allowed[below], tuple(names))
+        view.put(f"{path}/{below}" if below else path, node, is_forced=True)
+    root = view.find(paths.parent(path))
+    assert root is not None, "a tree is planted where something is"
+    listed = root._replace(children=(*root.children, paths.name(path)))
+    view.put(paths.parent(path), listed, is_forced=True)
+    for below in children:
+        view.fire(f"{path}/{below}" if below else path)
 
 
 def _from_below(path: str, found: dict[str, Node]) -> list[str]:

@@ -90,13 +90,12 @@ class Store:
     def put(self, path: str, node: Node, *, is_forced: bool = False) -> None:
         """Write a node."""
         old = self._nodes.get(path)
-        owner = self.domains.get(node.owner)
+        owner = None if is_forced else self.domains.get(node.owner)
         if owner is not None and not owner.is_privileged:
             grown = node.size_bytes + len(path)
             if old is not None and old.owner == node.owner:
                 grown -= old.size_bytes + len(path)
-            if not is_forced:
-                self.check_memory(owner, grown)
+            self.check_memory(owner, grown)
         self._count(path, old, -1)
         self.generation += 1
         self._nodes[path] = node._replace(generation=self.generation)
@@ -141,10 +140,11 @@ class Store:
 
     def release(self, domid: int) -> None:
         """Let go of a domain that has ended, with all that it owns and what lies below that."""
-        domain = self.domains.pop(domid)
+        domain = self.domains[domid]
         if domain.connection is not None:
             domain.connection.close()
-        self._remove_owned(domid)
+        self._remove_owned(domain)
+        del self.domains[domid]
         for name, permissions in self.special_permissions.items():
             first, *others = permissions
             owner = first._replace(domid=CONTROL_DOMID) if first.domid == domid else first
@@ -200,13 +200,13 @@ class Store:
         if not owner.is_privileged:
             owner.memory_bytes += sign * (node.size_bytes + len(path))
 
-    def _remove_owned(self, domid: int) -> None:
+    def _remove_owned(self, domain: Domain) -> None:
         # Above before below, and children in order, as they are met on a walk.
         waiting = ["/"]
-        while waiting:
+        while waiting and domain.node_count:
             path = waiting.pop()
             node = self._nodes[path]
-            if node.owner == domid:
+            if node.owner == domain.domid:
                 remove_tree(self, path)
             else:
                 waiting += [paths.child(path, name) for name in reversed(node.children)]

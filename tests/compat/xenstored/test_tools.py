@@ -27,10 +27,9 @@ def run(xenstored, ours):
     """Run one of the tools against our server."""
 
     async def run(name, *arguments):
+        is_control = name == "xenstore-control"  # elsewhere, since it is a given Xen's
         process = await asyncio.create_subprocess_exec(
-            xenstored
-            / ("usr/lib/xen-4.17/bin" if name == "xenstore-control" else "usr/bin")
-            / name,
+            xenstored / ("usr/lib/xen-4.17/bin" if is_control else "usr/bin") / name,
             *arguments,
             env={
                 "XENSTORED_PATH": str(ours),

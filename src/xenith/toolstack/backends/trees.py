@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from xenith.core.log import logger
 from xenith.toolstack.backends import BackendError
 from xenith.xenstore import Connection, Permission, Store, XenstoreError, control_connection
+from xenith.xenstore.edits import plant
 from xenith.xenstore.nodes import READ
-from xenith.xenstore.paths import child, domain_path, name
+from xenith.xenstore.paths import check, child, domain_path, name
+from xenith.xenstore.store import CONTROL_DOMID
 
 #: Source: xenopsd, the directories that a domain is given to write to.
 GUEST_DIRECTORIES = ("attr", "control", "data", "drivers", "error", "messages", "vm-data")
@@ -35,6 +37,7 @@ class DomainTrees:
         self.store = Store(on_guest_change=self._hear)
         self._on_guest_change = on_guest_change
         self._tool = control_connection(self.store)
+        self._tool.mkdir("/local/domain")
         self._domids: dict[str, int] = {}
         self._vms: dict[int, str] = {}
 
@@ -45,20 +48,24 @@ class DomainTrees:
         self._vms[domid] = vm_uuid
         self.store.create_domain(domid)
         home = domain_path(domid)
-        tool = self._tool
-        tool.mkdir(home)
-        tool.set_perms(home, [Permission(0, 0), Permission(domid, READ)])
-        for directory in GUEST_DIRECTORIES:
-            path = f"{home}/{directory}"
-            tool.mkdir(path)
-            tool.set_perms(path, [Permission(domid, 0)])
         own = {"name": label, "domid": str(domid), "vm": f"/vm/{vm_uuid}"}
+        values = {}
         for key, value in (dict(keys) | own).items():
             try:
-                tool.write(f"{home}/{key}", _encode(value))
-            except XenstoreError as error:
+                check(f"{home}/{key}")
+            except XenstoreError:
                 # A name that xenstore cannot have is no reason for a VM not to start.
-                _log.warning("a key is left out", vm=vm_uuid, key=key[:100], error=error.name)
+                _log.warning("a key is left out", vm=vm_uuid, key=key[:100])
+            else:
+                values[key] = _encode(value)
+        theirs = (Permission(domid, 0),)
+        permissions = {"": (Permission(CONTROL_DOMID, 0), Permission(domid, READ))}
+        plant(
+            self.store,
+            home,
+            values=values,
+            permissions=permissions | dict.fromkeys(GUEST_DIRECTORIES, theirs),
+        )
         self.store.introduce(domid)
 
     def renew(self, vm_uuid: str, domid: int) -> None:

@@ -7,6 +7,7 @@ is our own, changes one key and leaves alone what a guest writes beside it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from xenith.toolstack.backends import BackendError
@@ -15,14 +16,13 @@ from xenith.toolstack.classes.lifecycle import XENSTORE_PREFIXES, bad_state, ope
 from xenith.toolstack.methods import is_null, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
+from xenith.xenstore.wire import PAYLOAD_BYTES_MAX, RELATIVE_PATH_BYTES_MAX
 
 #: What ``write_xenstore_key`` may write under: the host's half of the agent's channel too.
 WRITABLE_PREFIXES = (*XENSTORE_PREFIXES, "data/host/")
-#: Bytes of a path and of a value. Source: xenstore, XENSTORE_ABS_PATH_MAX and PAYLOAD_MAX.
-PATH_BYTES_MAX = 3072
-VALUE_BYTES_MAX = 4096
-#: Keys of a guest's own that are kept in a record.
-KEYS_MAX = 1000
+#: Bytes, in all, of a guest's keys and values that are kept in records: they are written and told
+#: anew whenever it changes one.
+GUEST_BYTES_MAX = 64 * 1024
 
 
 def live(host: HostServer, record: dict[str, Any]) -> LiveBackend:
@@ -147,12 +147,27 @@ async def guest_wrote(host: HostServer, vm_uuid: str) -> None:
     record = host.objects.find("VM", ref)
     if record is None:
         return
-    tree = dict(list(tree.items())[:KEYS_MAX])
-    others = {k: v for k, v in record["xenstore_data"].items() if not k.startswith("vm-data/")}
-    data = {**others, **{k: v for k, v in tree.items() if k.startswith("vm-data/")}}
+    known = record["xenstore_data"]
+    others = {k: v for k, v in known.items() if not k.startswith("vm-data/")}
+    given = {k: v for k, v in tree.items() if k.startswith("vm-data/")}
+    # What is in the record already comes first: a flood does not push it out.
+    first = {k: given[k] for k in known if k in given}
+    data = others | _bounded(first | given)
     if data != record["xenstore_data"]:
         host.objects.update("VM", ref, xenstore_data=data)
     _write_guest_metrics(host, ref, record, tree)
+
+
+def _bounded(tree: Mapping[str, str]) -> dict[str, str]:
+    """Give as many of the keys as may be kept."""
+    kept: dict[str, str] = {}
+    room = GUEST_BYTES_MAX
+    for key, value in tree.items():
+        room -= len(key) + len(value)
+        if room < 0:
+            break
+        kept[key] = value
+    return kept
 
 
 #: Where a guest's agent says what it is. Source: xapi, xapi_guest_agent.
@@ -177,6 +192,7 @@ def _write_guest_metrics(
     said = {key: value for key, value in tree.items() if key.startswith(("data/", "attr/"))}
     said |= {key: value for key, value in tree.items() if key.startswith("control/feature-")}
     said = {key: value for key, value in said.items() if not key.startswith("data/host/")}
+    said = _bounded(said)
     if not said:
         return
     drivers = {name: tree[path] for name, path in _DRIVERS.items() if path in tree}
@@ -252,7 +268,7 @@ def _check_path(key: str) -> None:
 
 def _check_all(data: dict[str, str]) -> None:
     for key, value in data.items():
-        if len(key.encode("utf-8", "replace")) > PATH_BYTES_MAX:
+        if len(key.encode("utf-8", "replace")) > RELATIVE_PATH_BYTES_MAX:
             raise XapiFault("INVALID_VALUE", "xenstore_data", key[:100])
-        if len(value.encode("utf-8", "replace")) > VALUE_BYTES_MAX:
+        if len(value.encode("utf-8", "replace")) > PAYLOAD_BYTES_MAX:
             raise XapiFault("INVALID_VALUE", key[:100], "a value of more than 4096 bytes")
