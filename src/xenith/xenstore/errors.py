@@ -2,27 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-ErrorName = Literal[
-    "EINVAL",
-    "EACCES",
-    "EEXIST",
-    "EISDIR",
-    "ENOENT",
-    "ENOMEM",
-    "ENOSPC",
-    "EIO",
-    "ENOTEMPTY",
-    "ENOSYS",
-    "EROFS",
-    "EBUSY",
-    "EAGAIN",
-    "EISCONN",
-    "E2BIG",
-    "EPERM",
-]
-
 
 class XenstoreError(Exception):
     """An operation was refused; ``name`` is the errno's. Source: xs_wire.h, xsd_errors."""

@@ -27,15 +27,17 @@ class Server:
         self._clock = clock
         self._tasks = TaskOwner("xenstore", clock)
         self._listening: asyncio.Server | None = None
+        self._path: Path | None = None
 
     async def listen(self, path: Path) -> None:
         """Let the control domain's tools in at a unix socket, as xenstored does."""
+        self._path = path
         self._listening = await asyncio.start_unix_server(self._meet, sock=bind_private(path))
 
     async def serve_guest(
         self, domid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> str:
-        """Serve a domain over its one stream until that ends, and tell why.
+        """Serve a domain over its one stream until that ends; tell what was wrong, if anything.
 
         A stream that it had before is let go.
         """
@@ -51,8 +53,9 @@ class Server:
 
     async def stop(self) -> None:
         """Let all tools go, and let no more in."""
-        if self._listening is not None:
+        if self._listening is not None and self._path is not None:
             self._listening.close()
+            self._path.unlink(missing_ok=True)
         await self._tasks.stop()
 
     def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -55,11 +55,12 @@ class Session:
         self._has_news = asyncio.Event()
         self._has_room = asyncio.Event()
         self._is_over = False
+        self._fault = ""
         self._credit = REQUESTS_AT_ONCE
         self._credited_at = clock.monotonic()
 
     async def run(self) -> str:
-        """Serve until either side ends it, and tell why it ended."""
+        """Serve until either side ends it; tell what was wrong, nothing if it just ended."""
         # Whatever was written counts as taken once the kernel has it.
         self._writer.transport.set_write_buffer_limits(high=0)
         writing = asyncio.create_task(self._write(), name="xenstore session writes")
@@ -67,6 +68,7 @@ class Session:
         try:
             done, _ = await asyncio.wait([reading, writing], return_when=asyncio.FIRST_COMPLETED)
             failures = [task.exception() for task in done]
+            was_let_go = self._is_over
         finally:
             for task in (reading, writing):
                 task.cancel()
@@ -74,7 +76,9 @@ class Session:
             self.connection.close()
             self._drop_waiting()
             self._writer.transport.abort()
-        return _reason(next((failure for failure in failures if failure is not None), None))
+        if was_let_go:
+            return self._fault
+        return _fault(next((failure for failure in failures if failure is not None), None))
 
     # -- in
 
@@ -82,6 +86,8 @@ class Session:
         while not self._is_over:
             frame = await self._read_frame()
             await self._wait_for_room()
+            if self._is_over:
+                return  # the store let it go meanwhile
             reply, afterwards = answer(self.connection, frame)
             self.connection.outstanding_count += 1
             self._queue(reply)
@@ -147,6 +153,7 @@ class Session:
 
     def _queue(self, frame: Frame) -> None:
         if len(self._waiting) >= FRAMES_WAITING_MAX:
+            self._fault = "it does not take what it is told"
             self._end()
             return
         self._domain.memory_bytes += HEADER.size + len(frame.payload)
@@ -167,16 +174,17 @@ class Session:
 
     def _end(self) -> None:
         self._is_over = True
+        # Wakes what reads and what writes, however much the client has not taken.
+        self._writer.transport.abort()
         self._has_news.set()
 
 
-def _reason(failure: BaseException | None) -> str:
+def _fault(failure: BaseException | None) -> str:
     if isinstance(failure, ProtocolError):
         return str(failure)
     if isinstance(failure, asyncio.IncompleteReadError):
         return "it ended in the middle of a frame" if failure.partial else ""
     if isinstance(failure, OSError):
         return repr(failure)
-    if failure is not None:
-        raise failure
-    return "the store let it go"
+    assert failure is not None, "neither side ends without a reason"
+    raise failure

@@ -145,6 +145,9 @@ class Store:
             domain.connection.close()
         self._remove_owned(domain)
         del self.domains[domid]
+        for other in self.domains.values():
+            if other.connection is not None and other.connection.target is domain:
+                other.connection.target = None
         for name, permissions in self.special_permissions.items():
             first, *others = permissions
             owner = first._replace(domid=CONTROL_DOMID) if first.domid == domid else first

@@ -22,9 +22,8 @@ from xenith.xenstore.errors import ProtocolError
 HEADER = struct.Struct("<IIII")
 #: Bytes of a payload, either way. Source: XENSTORE_PAYLOAD_MAX.
 PAYLOAD_BYTES_MAX = 4096
-#: Bytes of a path from the root, and of one below ``/local/domain/<domid>/``.
-#: Source: XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX.
-ABSOLUTE_PATH_BYTES_MAX = 3072
+#: Bytes of a path, without ``/local/domain/<domid>/`` where it begins so.
+#: Source: XENSTORE_REL_PATH_MAX.
 RELATIVE_PATH_BYTES_MAX = 2048
 OK = b"OK\0"
 

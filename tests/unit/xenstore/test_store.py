@@ -188,6 +188,20 @@ def test_a_domain_s_number_is_not_its_successor_s(store):
         tool.write(f"{HOME}/data/shared", b"again")
 
 
+def test_one_stands_for_another_no_longer_than_that_lives(store):
+    ours = guest(store)
+    store.domains[3].connection = ours
+    ours.target = store.domains[4]
+    assert ours.read("/local/domain/4/data") == b""
+    store.release(4)
+    store.create_domain(4)
+    tool = control_connection(store)
+    tool.mkdir("/local/domain/4/data")
+    tool.set_perms("/local/domain/4/data", [Permission(4, 0)])
+    with pytest.raises(XenstoreError, match="EACCES"):
+        ours.read("/local/domain/4/data")
+
+
 def test_the_memory_quota_holds_transactions_and_watches_too(store):
     ours = guest(store)
     store.quotas.memory_bytes = 20_000
