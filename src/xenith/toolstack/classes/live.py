@@ -187,7 +187,7 @@ _DRIVERS = {
 
 
 def _write_guest_metrics(
-    host: HostServer, ref: str, record: dict[str, Any], tree: dict[str, str]
+    host: HostServer, ref: str, record: dict[str, Any], tree: Mapping[str, str]
 ) -> None:
     said = {key: value for key, value in tree.items() if key.startswith(("data/", "attr/"))}
     said |= {key: value for key, value in tree.items() if key.startswith("control/feature-")}
