@@ -165,3 +165,16 @@ async def test_a_key_may_be_as_deep_as_a_path_is_long(sim_host):
     vm, _ = await running(sim_host, xenstore_data={deep: "1"})
     assert await sim_host.call("VM.read_xenstore_keys", vm, "vm-data/") == {deep: "1"}
     await sim_host.call("VM.hard_shutdown", vm)
+
+
+async def test_a_domain_that_ends_while_it_is_restarted_begins_again_whole(sim_host):
+    _, uuid = await running(sim_host, xenstore_data={"vm-data/a": "1"})
+
+    def crash(operation, subject):
+        if operation.startswith("domain_reboot"):
+            sim_host.backend.change(subject, "crashed")
+
+    sim_host.backend.script = crash
+    await sim_host.backend.domain_reboot(uuid, is_clean=False)
+    sim_host.backend.script = None
+    assert (await sim_host.backend.xenstore_read(uuid))["vm-data/a"] == "1"

@@ -140,7 +140,11 @@ class SimBackend:
         await self._act("domain_reboot_clean" if is_clean else "domain_reboot", vm_uuid)
         self._domains[vm_uuid] = "running"
         domid = self._next_domid()
-        self._trees.renew(vm_uuid, domid)
+        if self._trees.has(vm_uuid):
+            self._trees.renew(vm_uuid, domid)
+        elif vm_uuid in self._specs:
+            # It ended by itself while it was being restarted, and begins again.
+            self._begin(self._specs[vm_uuid], domid)
         return domid
 
     async def domain_forget(self, vm_uuid: str) -> None:
@@ -174,7 +178,7 @@ class SimBackend:
         """Let a domain go, with what is known of it; its disks go another way."""
         await self._act("domain_send", vm_uuid)
         spec = self._specs.pop(vm_uuid, None)
-        kept = self._trees.read(vm_uuid) if self._trees.has(vm_uuid) else {}
+        kept = self._trees.read(vm_uuid)
         state = self._end(vm_uuid)
         return SimMove(vm_uuid, state, spec, kept)
 

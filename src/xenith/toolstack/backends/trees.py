@@ -91,8 +91,12 @@ class DomainTrees:
     def read(self, vm_uuid: str) -> dict[str, str]:
         """Give a domain's keys by their paths below its own, and their values as text.
 
+        One that has no tree has none.
+
         Directories are no keys: what has no value, and has children or is there for the guest.
         """
+        if vm_uuid not in self._domids:
+            return {}
         home = domain_path(self._domids[vm_uuid])
         found = {}
         waiting = [home]
@@ -117,8 +121,11 @@ class DomainTrees:
         """Write keys of a domain, all of them or none; None removes one and those below it.
 
         Raises:
-            BackendError: INVALID_VALUE, a key that xenstore cannot have.
+            BackendError: INVALID_VALUE, a key that xenstore cannot have; VM_BAD_POWER_STATE, the
+                domain has no tree.
         """
+        if vm_uuid not in self._domids:
+            raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
         home = domain_path(self._domids[vm_uuid])
         number = self._tool.transaction_start()
         try:
