@@ -39,7 +39,7 @@ INSTALL_TIMEOUT_S = 300.0
 WALK_TIMEOUT_S = 180.0
 STEPS = [
     *("connect", "create from template", "import", "start", "snapshot", "export full", "change"),
-    *("export delta", "restore", "migrate", "migrate storage", "destroy"),
+    *("export delta", "restore", "archive", "migrate", "migrate storage", "destroy"),
 ]
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -213,7 +213,8 @@ def test_xen_orchestra_s_client_walks_a_server_s_life(
 
     assert read("imported.raw") == read("unmeasured again.raw") == content
     changed = change + content[len(change) :]
-    for name in ("second.raw", "restored.raw", "unmeasured.raw", "migrated.raw"):
+    archived = [f"archived {number}.raw" for number in range(4)]
+    for name in ("second.raw", "restored.raw", "unmeasured.raw", "migrated.raw", *archived):
         assert read(name) == changed, name
     assert len(read("delta.vhd")) < len(read("full.vhd"))
     assert [*(tmp_path / "near").glob("*.vhd"), *(tmp_path / "far").glob("*.vhd")] == []

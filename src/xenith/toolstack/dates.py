@@ -31,7 +31,7 @@ def dated(method: str, result: Any) -> Any:
     if verb in _MANY or method in _MESSAGES:
         return _records(class_name, result)
     if verb == "get_record":
-        return _record(class_name, result)
+        return dated_record(class_name, result)
     if method == "event.from":
         return {**result, "events": [_event(event) for event in result["events"]]}
     if method == "event.next":
@@ -42,10 +42,11 @@ def dated(method: str, result: Any) -> Any:
 def _records(class_name: str, records: Mapping[str, Any]) -> Mapping[str, Any]:
     if not _FIELDS.get(class_name):
         return records
-    return {ref: _record(class_name, record) for ref, record in records.items()}
+    return {ref: dated_record(class_name, record) for ref, record in records.items()}
 
 
-def _record(class_name: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+def dated_record(class_name: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a record with its times as times."""
     # Records are the database's own: they are copied where there is something to change.
     fields = _FIELDS.get(class_name)
     if not fields:
@@ -56,4 +57,4 @@ def _record(class_name: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
 def _event(event: Mapping[str, Any]) -> Mapping[str, Any]:
     if "snapshot" not in event:
         return event
-    return {**event, "snapshot": _record(BY_LOWER_NAME[event["class"]], event["snapshot"])}
+    return {**event, "snapshot": dated_record(BY_LOWER_NAME[event["class"]], event["snapshot"])}

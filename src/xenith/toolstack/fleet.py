@@ -28,12 +28,13 @@ from xenith.toolstack.objects import VOLATILE, Objects, Record
 from xenith.toolstack.pool import Pool
 from xenith.toolstack.recovery import DERIVED, forget_half_made, hand_over
 from xenith.toolstack.roles import Account
-from xenith.toolstack.rrd.handlers import HANDLERS
+from xenith.toolstack.rrd import handlers as measures
 from xenith.toolstack.rrd.sampler import sampler_of
 from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import EVENT_BATCH_S, HostServer
 from xenith.toolstack.storage import records
 from xenith.toolstack.transfer import TRANSFERS
+from xenith.toolstack.xva import handlers as archives
 
 #: What the file SRs can do with disks. Source: XenAPI SM.features.
 _FEATURES = ("CREATE", "DELETE", "CLONE", "INTRODUCE", "RESIZE", "SNAPSHOT")
@@ -110,7 +111,7 @@ class Fleet:
             name=name,
             password=password,
             methods=table(),
-            transfers={**TRANSFERS, **HANDLERS},
+            transfers={**TRANSFERS, **measures.HANDLERS, **archives.HANDLERS},
             event_batch_s=self._event_batch_s,
             flush=self._flush,
             accounts=accounts,

@@ -24,6 +24,8 @@ DERIVED = (
     ("VIF", "network", "network", "VIFs"),
     ("VM", "resident_on", "host", "resident_VMs"),
 )
+#: Says in a VM's ``other_config`` that it is being imported.
+IMPORTING = "xenith-importing"
 _DOMAINS: dict[str, DomainState] = {
     "Running": "running",
     "Paused": "paused",
@@ -37,6 +39,7 @@ def forget_half_made(objects: Objects) -> None:
     Disks that were being made are left to whoever attaches their SR.
     """
     _leave_handed_on(objects)
+    _forget_imported(objects)
     for class_name in ("VBD", "VIF"):
         for ref, record in list(objects.all(class_name).items()):
             if objects.find("VM", record["VM"]) is None:
@@ -47,6 +50,17 @@ def forget_half_made(objects: Objects) -> None:
     for of, field, holder, holder_field in DERIVED:
         for ref, record in objects.all(of).items():
             objects.link(holder, record[field], holder_field, ref)
+
+
+def _forget_imported(objects: Objects) -> None:
+    """Remove VMs that had not come in whole; their disks are as those that were being made."""
+    for vm, record in list(objects.all("VM").items()):
+        if IMPORTING not in record["other_config"]:
+            continue
+        for row in objects.all("VBD").values():
+            if row["VM"] == vm and objects.find("VDI", row["VDI"]) is not None:
+                objects.update("VDI", row["VDI"], location="")
+        objects.delete("VM", vm)
 
 
 def hand_over(host: HostServer, backend: SimBackend) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
@@ -36,7 +36,7 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
     xapi answers before it reads. Who relies on that is answered so here: a sender that asks with
     nothing and no task, to hear of a redirection, and one that does not know the length.
     """
-    query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+    query = query_of(request)
     if not may_transfer(host, request, query):
         return refusal()
     assert request.chunks is not None, "the path is one that streams"
@@ -48,7 +48,7 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
         if query.get("vdi") and length.isdigit() and int(length[:19]) > LENGTH_KNOWN_BYTES_MAX:
             import_target(host, query)
             pieces = _taken(host, query, request.chunks, task)
-            headers = _named(task)
+            headers = named_task(task)
             return Reply(
                 200, media_type="text/plain", headers=headers, pieces=pieces, is_closing=True
             )
@@ -61,7 +61,7 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
         host.end_task(task, error=["VDI_IO_ERROR", "the sender hung up"])
         return Reply(400, media_type="text/plain", is_closing=True)
     host.end_task(task, result=xmlrpc.fragment(ref))
-    return Reply(200, media_type="text/plain", headers=_named(task))
+    return Reply(200, media_type="text/plain", headers=named_task(task))
 
 
 async def _taken(
@@ -109,12 +109,16 @@ async def export_raw_vdi(host: HostServer, request: Request) -> Reply:
 
     What fails later breaks the connection, and the task tells why.
     """
-    query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+    query = query_of(request)
     if not may_transfer(host, request, query):
         return refusal()
-    task = query.get("task_id", NULL)
+    return await give(host, query.get("task_id", NULL), lambda: export_raw(host, query))
+
+
+async def give(host: HostServer, task: str, begin: Callable[[], Awaitable[Export]]) -> Reply:
+    """Answer with what ``begin`` gives, and tell the task how it went."""
     try:
-        export = await export_raw(host, query)
+        export = await begin()
     except (XapiFault, BackendError) as error:
         description = [error.code, *error.params]
         host.end_task(task, error=description)
@@ -123,7 +127,7 @@ async def export_raw_vdi(host: HostServer, request: Request) -> Reply:
     return Reply(
         200,
         media_type=export.media_type,
-        headers={"content-disposition": disposition, **_named(task)},
+        headers={"content-disposition": disposition, **named_task(task)},
         pieces=_told(host, export, task),
         length=export.length,
     )
@@ -156,7 +160,13 @@ TRANSFERS: dict[tuple[str, str], Transfer] = {
 }
 
 
-def _named(task: str) -> dict[str, str]:
+def query_of(request: Request) -> dict[str, str]:
+    """Give the parameters of a query, the last of each name."""
+    return {name: values[-1] for name, values in parse_qs(request.query).items()}
+
+
+def named_task(task: str) -> dict[str, str]:
+    """Give the header that names a task."""
     # A line's end in it would begin a header of the client's own making.
     return {} if task == NULL or not task.isprintable() else {"task-id": task}
 

@@ -75,6 +75,24 @@ const save = async (vdi, name, format, base) => {
   await response.task
 }
 
+/** Save a server that is not running, with its disks, as one file. */
+const archive = async (ref, name, use_compression) => {
+  const response = await xapi.getResource('/export/', { query: { ref, use_compression } })
+  await pipeline(response.body, createWriteStream(join(given.directory, name)))
+  await response.task
+}
+
+/** Make a server of such a file, its length told or not; give it as the task names it. */
+const unarchive = async (SR, name, { isLengthTold }) => {
+  const path = join(given.directory, name)
+  const body = createReadStream(path)
+  if (isLengthTold) body.length = statSync(path).size
+  const result = await xapi.putResource(body, '/import/', {
+    query: { force: false, sr_id: SR.$ref },
+  })
+  return /OpaqueRef:[0-9a-z-]+/.exec(result)[0]
+}
+
 const makeDisk = (SR, name) =>
   xapi.call('VDI.create', {
     SR: SR.$ref,
@@ -214,6 +232,22 @@ const walk = async () => {
   await save(unmeasured, 'unmeasured again.raw', 'raw')
   did('restore')
 
+  await archive(second.ref, 'second.xva', 'false')
+  await archive(second.ref, 'second.xva.gz', 'gzip')
+  const archived = []
+  for (const name of ['second.xva', 'second.xva.gz']) {
+    for (const isLengthTold of [true, false]) {
+      const made = await xapi.barrier(await unarchive(far, name, { isLengthTold }))
+      assert.equal(made.name_label, 'second')
+      assert.equal(made.is_a_snapshot, false)
+      assert.equal(made.$VIFs.length, 1)
+      const [vbd] = made.$VBDs
+      await save(vbd.VDI, `archived ${archived.length}.raw`, 'raw')
+      archived.push({ ref: made.$ref, vdi: vbd.VDI })
+    }
+  }
+  did('archive')
+
   await xapi.callAsync('VM.pool_migrate', vm, there.$ref, { force: 'true' })
   await until(vm, _ => _.resident_on === there.$ref)
   did('migrate')
@@ -228,9 +262,10 @@ const walk = async () => {
   await assert.rejects(xapi.call('VM.destroy', vm), { code: 'VM_BAD_POWER_STATE' })
   await assert.rejects(xapi.callAsync('VM.unpause', vm), { code: 'VM_BAD_POWER_STATE' })
   await xapi.callAsync('VM.hard_shutdown', vm)
-  const vms = [first.ref, second.ref, third.ref, vm, template]
+  const vms = [first.ref, second.ref, third.ref, vm, template, ...archived.map(_ => _.ref)]
   for (const ref of vms) await xapi.callAsync('VM.destroy', ref)
   const vdis = [first.vdi, second.vdi, third.vdi, disk, restored, unmeasured]
+  vdis.push(...archived.map(_ => _.vdi))
   for (const ref of vdis) await xapi.callAsync('VDI.destroy', ref)
   await xapi.barrier()
   for (const ref of [...vms, ...vdis]) assert.equal(xapi.getObjectByRef(ref, null), null)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from xenith.core.ids import Ids
+from xenith.toolstack.backends import BackendError
 from xenith.toolstack.operations import Operations
 from xenith.xapi import XapiFault
 
@@ -41,6 +42,22 @@ async def test_what_runs_is_shown_while_it_runs(sim_host):
     assert record["current_operations"] == {}
     assert {"destroy", "start", "start_on", "clone"} <= set(record["allowed_operations"])
     assert not {"pause", "suspend", "hard_shutdown"} & set(record["allowed_operations"])
+
+
+async def test_what_failed_is_shown_no_more(sim_host):
+    async def refuse(_name, _subject):
+        raise BackendError("INTERNAL_ERROR", "no")
+
+    vm, vdi = await sim_host.in_state("Running"), await sim_host.make_vdi()
+    sim_host.backend.script = refuse
+    await sim_host.fault("VM.pause", vm)
+    await sim_host.fault("VDI.snapshot", vdi)
+    for record in (
+        await sim_host.call("VM.get_record", vm),
+        await sim_host.call("VDI.get_record", vdi),
+    ):
+        assert record["current_operations"] == {}
+        assert {"pause", "snapshot"} & set(record["allowed_operations"])
 
 
 async def test_another_operation_is_told_which_one_is_in_its_way(sim_host):

@@ -173,16 +173,18 @@ async def operation(host: HostServer, ref: str, name: str) -> AsyncIterator[dict
     is_anything = name == "hard_shutdown" and bool(host.operations.of(ref))
     if record["power_state"] not in FROM[name] and not is_anything:
         raise bad_state(ref, FROM[name], record["power_state"])
-    with host.operations.hold("VM", ref, name, beside=over | beside):
+    try:
+        with host.operations.hold("VM", ref, name, beside=over | beside):
+            show_operations(host, ref)
+            try:
+                await host.operations.override(ref, over)
+                yield record
+                if ref in host.unheard and name != "destroy":
+                    await _hear(host, ref, record)
+            finally:
+                host.unheard.discard(ref)
+    finally:
         show_operations(host, ref)
-        try:
-            await host.operations.override(ref, over)
-            yield record
-            if ref in host.unheard and name != "destroy":
-                await _hear(host, ref, record)
-        finally:
-            host.unheard.discard(ref)
-    show_operations(host, ref)
 
 
 def show_operations(host: HostServer, ref: str) -> None:

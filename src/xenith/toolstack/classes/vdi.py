@@ -51,13 +51,13 @@ async def create(host: HostServer, record: dict[str, Any]) -> str:
     """Make an empty disk. Source: XenAPI VDI.create."""
     fields = creation("VDI", record)
     size = fields["virtual_size"]
-    _check_room(host, fields["SR"], NULL, size, size)
+    check_room(host, fields["SR"], size)
     fields.update(
         virtual_size=rounded(size),
         type=fields.get("type", "user").lower(),
         sm_config=_own_config(fields.get("sm_config", {})),
     )
-    return await _make(host, fields, lambda sr, uuid: sr.create(uuid, rounded(size)))
+    return await make(host, fields, lambda sr, uuid: sr.create(uuid, rounded(size)))
 
 
 @method("VDI.clone", is_async=True)
@@ -65,7 +65,7 @@ async def clone(host: HostServer, ref: str, driver_params: dict[str, str] | None
     """Make a disk that shares this one's blocks. Source: XenAPI VDI.clone."""
     fields = _inherited(host.objects.get("VDI", ref), driver_params)
     async with doing(host, ref, "clone") as source:
-        return await _make(host, fields, lambda sr, uuid: sr.clone(uuid, source["uuid"]), of=ref)
+        return await make(host, fields, lambda sr, uuid: sr.clone(uuid, source["uuid"]), of=ref)
 
 
 @method("VDI.snapshot", is_async=True)
@@ -78,7 +78,7 @@ async def snapshot(host: HostServer, ref: str, driver_params: dict[str, str] | N
     fields.update(is_a_snapshot=True, snapshot_of=ref, sharable=False)
     async with doing(host, ref, "snapshot") as source:
         fields["snapshot_time"] = host.now()
-        made = await _make(host, fields, lambda sr, uuid: sr.snapshot(uuid, source["uuid"]), of=ref)
+        made = await make(host, fields, lambda sr, uuid: sr.snapshot(uuid, source["uuid"]), of=ref)
         host.objects.link("VDI", ref, "snapshots", made)
     tidy(host, source["SR"])
     return made
@@ -98,12 +98,12 @@ async def copy(
     if not is_null(base_vdi):
         raise XapiFault("VALUE_NOT_SUPPORTED", "base_vdi", base_vdi, "name an into_vdi too")
     fields = _inherited(host.objects.get("VDI", ref), None)
-    _check_room(host, sr, NULL, fields["virtual_size"], fields["virtual_size"])
+    check_room(host, sr, fields["virtual_size"])
     fields.update(SR=sr)
     target = host.storage.get(sr)
     async with doing(host, ref, "copy") as source:
         own = host.storage.get(source["SR"])
-        return await _make(host, fields, lambda _, uuid: own.copy(uuid, source["uuid"], target))
+        return await make(host, fields, lambda _, uuid: own.copy(uuid, source["uuid"], target))
 
 
 async def _copy_into(host: HostServer, ref: str, base_vdi: str, into_vdi: str) -> str:
@@ -353,22 +353,33 @@ async def doing(host: HostServer, ref: str, name: str) -> AsyncIterator[dict[str
     may = records.BESIDE_WRITER if is_attached(host, record, mode="RW") else records.BESIDE_READERS
     if name not in may and (is_attached(host, record) or _is_about_to_be(host, record)):
         raise XapiFault("VDI_IN_USE", ref, name)
-    with host.operations.hold("VDI", ref, name, beside=beside):
+    try:
+        with host.operations.hold("VDI", ref, name, beside=beside):
+            show_operations(host, ref)
+            try:
+                yield record
+            except BackendError as error:
+                # A disk is named by its uuid there, and by its reference here.
+                if error.code in ("VDI_IN_USE", "VDI_NOT_MANAGED", "VDI_READONLY"):
+                    raise XapiFault(error.code, ref, *error.params[1:]) from error
+                raise
+    finally:
         show_operations(host, ref)
-        try:
-            yield record
-        except BackendError as error:
-            # A disk is named by its uuid there, and by its reference here.
-            if error.code in ("VDI_IN_USE", "VDI_NOT_MANAGED", "VDI_READONLY"):
-                raise XapiFault(error.code, ref, *error.params[1:]) from error
-            raise
-    show_operations(host, ref)
 
 
 def _is_about_to_be(host: HostServer, record: dict[str, Any]) -> bool:
     """Tell whether a VM that has a disk is being started, or anything else."""
     vms = (host.objects.get("VBD", vbd)["VM"] for vbd in record["VBDs"])
     return any(host.operations.of(vm) for vm in vms)
+
+
+def check_room(host: HostServer, sr: str, size: int) -> None:
+    """Refuse a disk that could not be one, or that the SR has no room for.
+
+    Raises:
+        XapiFault: VDI_TOO_SMALL, VDI_TOO_LARGE, SR_BACKEND_FAILURE_44.
+    """
+    _check_room(host, sr, NULL, size, size)
 
 
 def _check_room(host: HostServer, sr: str, ref: str, size: int, more_bytes: int) -> None:
@@ -391,7 +402,7 @@ def _inherited(source: dict[str, Any], driver_params: dict[str, str] | None) -> 
     return fields
 
 
-async def _make(
+async def make(
     host: HostServer,
     fields: dict[str, Any],
     act: Callable[[Repository, str], Awaitable[None]],
@@ -412,7 +423,8 @@ async def _make(
     with host.operations.hold("VDI", ref, "create"):
         try:
             await act(repository, uuid)
-        except BackendError:
+        except BaseException:
+            # What fills it may fail in ways of its own.
             await repository.destroy(uuid)
             host.objects.delete("VDI", ref)
             raise

@@ -92,19 +92,20 @@ async def export_raw(host: HostServer, query: dict[str, str]) -> Export:
         base = host.objects.get("VDI", _named(host, "VDI", query["base"]))
         if base["SR"] != record["SR"]:
             raise XapiFault("VDI_NOT_AVAILABLE", query["base"])
-    pieces = _pieces(host, ref, disk_format, base)
-    begun = _begun(pieces, await anext(pieces, b""))
+    pieces = pieces_of(host, ref, disk_format, base)
+    first = await anext(pieces, b"")
     return Export(
-        begun,
+        begun(pieces, first),
         f"{record['uuid']}.{disk_format}",
         _MEDIA_TYPES[disk_format],
         record["virtual_size"] if disk_format == "raw" else None,
     )
 
 
-async def _pieces(
+async def pieces_of(
     host: HostServer, ref: str, disk_format: str, base: dict[str, Any] | None
 ) -> AsyncGenerator[bytes]:
+    """Give a disk's bytes, which is held as long."""
     async with doing(host, ref, "export") as record:
         stream = host.storage.get(record["SR"]).read(
             record["uuid"], disk_format, base_uuid="" if base is None else base["uuid"]
@@ -115,7 +116,8 @@ async def _pieces(
     tidy(host, record["SR"])
 
 
-async def _begun(pieces: AsyncGenerator[bytes], first: bytes) -> AsyncGenerator[bytes]:
+async def begun(pieces: AsyncGenerator[bytes], first: bytes) -> AsyncGenerator[bytes]:
+    """Give a stream whose first piece has been read already."""
     try:
         if first:
             yield first
