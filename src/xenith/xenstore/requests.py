@@ -13,13 +13,14 @@ from xenith.xenstore.connection import Connection
 from xenith.xenstore.control import control
 from xenith.xenstore.errors import XenstoreError
 from xenith.xenstore.nodes import Node, parse_permission
-from xenith.xenstore.store import CONTROL_DOMID, FIRST_RESERVED_DOMID, Domain
+from xenith.xenstore.store import CONTROL_DOMID, Domain
 from xenith.xenstore.wire import OK, PAYLOAD_BYTES_MAX, Frame, Op, join, texts
 
 Handler = Callable[[Connection, Frame], bytes]
 #: What is to be done once the answer is on its way.
 Afterwards = Callable[[], None]
 _NUMBER = re.compile(rb"\s*([+-]?[0-9]+)")
+#: What a domain calls itself. Source: xen.h, DOMID_SELF.
 _DOMID_SELF = 0x7FF0
 
 
@@ -287,4 +288,3 @@ _PRIVILEGED = (
 )
 #: Their transaction id is not looked at.
 _OUTSIDE = (Op.WATCH, Op.UNWATCH)
-assert FIRST_RESERVED_DOMID == _DOMID_SELF, "the first reserved number is a domain's own"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from xenith.xenstore.connection import Connection
 
 CONTROL_DOMID = 0
-#: Domids from here on have a meaning of their own. Source: xen.h, DOMID_FIRST_RESERVED.
-FIRST_RESERVED_DOMID = 0x7FF0
 INTRODUCED, RELEASED = "@introduceDomain", "@releaseDomain"
 
 
