@@ -15,7 +15,7 @@ from xenith.core.errors import Conflict, Unavailable
 from xenith.core.world import World
 from xenith.toolstack import tls
 from xenith.toolstack.backends import Backend, DomainListener
-from xenith.toolstack.backends.live import LiveBackend
+from xenith.toolstack.backends.live import XenstoreBackend
 from xenith.toolstack.backends.sim import SimBackend
 from xenith.toolstack.classes import certificates, table
 from xenith.toolstack.classes.host import show_operations
@@ -133,7 +133,7 @@ class Fleet:
         if isinstance(backend, SimBackend) and (found or len(pool.members) > 1):
             hand_over(host, backend)
         await backend.start(self._listener(host))
-        if isinstance(backend, LiveBackend):
+        if isinstance(backend, XenstoreBackend):
             backend.watch_xenstore(lambda uuid: self._hear_guest(host, uuid))
         _bring_up_to_date(host)
         await attach_all(host)

@@ -93,6 +93,7 @@ def hand_over(host: HostServer, backend: SimBackend) -> None:
         },
         {record["uuid"]: _sim_disk(host, record) for record in disks},
         specs={record["uuid"]: spec(host, record) for record in vms},
+        domids={record["uuid"]: record["domid"] for record in vms},
         last_domid=max([0, *domids]),
     )
 

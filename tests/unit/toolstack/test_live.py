@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from xenith.core.units import MIB
+from xenith.xenstore import XenstoreError
 
 
 async def running(sim_host, **fields):
@@ -50,6 +51,41 @@ async def test_keys_that_are_the_host_s_own_are_refused(sim_host, key):
     vm, _ = await running(sim_host)
     fault = await sim_host.fault("VM.write_xenstore_key", vm, key, "x")
     assert fault[:2] == ["INVALID_VALUE", "key"]
+
+
+async def test_a_key_that_xenstore_cannot_have_is_refused_live_and_left_out_at_a_start(sim_host):
+    vm, uuid = await running(sim_host, xenstore_data={"vm-data/a": "1", "vm-data/a b": "2"})
+    assert await sim_host.call("VM.read_xenstore_keys", vm, "vm-data/") == {"vm-data/a": "1"}
+    fault = await sim_host.fault("VM.write_xenstore_key", vm, "vm-data/c d", "x")
+    assert fault == ["INVALID_VALUE", "xenstore_data", "EINVAL"]
+    assert "vm-data/c d" not in await sim_host.call("VM.get_xenstore_data", vm)
+    with pytest.raises(XenstoreError, match="EACCES"):
+        sim_host.backend.guest_writes(uuid, {"name": "another"})
+
+
+async def test_a_reboot_keeps_what_the_host_gave_and_nothing_else(sim_host):
+    vm, uuid = await running(sim_host, xenstore_data={"vm-data/a": "1"})
+    await sim_host.call("VM.write_xenstore_key", vm, "vm-data/b", "2")
+    sim_host.backend.guest_writes(uuid, {"data/guest/x": "answered"})
+    await sim_host.call("VM.hard_reboot", vm)
+    tree = await sim_host.call("VM.read_xenstore_keys", vm)
+    domid = await sim_host.call("VM.get_domid", vm)
+    own = {"name": tree["name"], "domid": str(domid), "vm": f"/vm/{uuid}"}
+    assert tree == {**own, "vm-data/a": "1", "vm-data/b": "2"}
+
+
+async def test_what_a_guest_writes_is_kept_up_to_a_bound(sim_host):
+    vm, uuid = await running(sim_host, xenstore_data={"vm-data/z": "given"})
+    for number in range(100):
+        sim_host.backend.guest_writes(uuid, {f"data/{number}": "x" * 1900})
+        sim_host.backend.guest_writes(uuid, {f"vm-data/{number}": "x" * 1900})
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    data = await sim_host.call("VM.get_xenstore_data", vm)
+    assert 20 < len(data) < 40
+    assert data["vm-data/z"] == "given"
+    metrics = await sim_host.call("VM.get_guest_metrics", vm)
+    assert 20 < len((await sim_host.call("VM_guest_metrics.get_record", metrics))["other"]) < 40
 
 
 async def test_a_halted_vm_has_no_xenstore(sim_host):
@@ -122,3 +158,23 @@ async def test_keys_reach_a_running_vm(sim_host):
     await sim_host.call("VM.send_trigger", vm, "nmi")
     assert sim_host.backend.keys == [(uuid, "s"), (uuid, "nmi")]
     assert (await sim_host.fault("VM.send_trigger", vm, "hammer"))[0] == "INVALID_VALUE"
+
+
+async def test_a_key_may_be_as_deep_as_a_path_is_long(sim_host):
+    deep = "vm-data/" + "/".join(["a"] * 1000)
+    vm, _ = await running(sim_host, xenstore_data={deep: "1"})
+    assert await sim_host.call("VM.read_xenstore_keys", vm, "vm-data/") == {deep: "1"}
+    await sim_host.call("VM.hard_shutdown", vm)
+
+
+async def test_a_domain_that_ends_while_it_is_restarted_begins_again_whole(sim_host):
+    _, uuid = await running(sim_host, xenstore_data={"vm-data/a": "1"})
+
+    def crash(operation, subject):
+        if operation.startswith("domain_reboot"):
+            sim_host.backend.change(subject, "crashed")
+
+    sim_host.backend.script = crash
+    await sim_host.backend.domain_reboot(uuid, is_clean=False)
+    sim_host.backend.script = None
+    assert (await sim_host.backend.xenstore_read(uuid))["vm-data/a"] == "1"

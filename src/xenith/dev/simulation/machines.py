@@ -75,6 +75,7 @@ class Machine(SimBackend):
         disks: Mapping[str, SimDisk],
         *,
         specs: Mapping[str, DomainSpec],
+        domids: Mapping[str, int],
         last_domid: int,
     ) -> None:
         """Believe nothing of what a toolstack remembers: the machine has never been away."""
@@ -103,9 +104,10 @@ class Machine(SimBackend):
 
     def lose_power(self) -> None:
         """Lose all domains but those that are saved on disk."""
-        self._domains = {
-            uuid: state for uuid, state in self._domains.items() if state == "suspended"
-        }
+        for uuid, state in tuple(self._domains.items()):
+            if state != "suspended":
+                self._trees.end(uuid)
+                del self._domains[uuid]
 
     def any_domain(self, ids: Ids) -> str | None:
         """Draw a running domain, as its VM's uuid; None when there is none."""

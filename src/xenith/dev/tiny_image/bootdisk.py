@@ -13,7 +13,7 @@ import os
 import struct
 from pathlib import Path
 
-from xenith.dev.tiny_image.packages import run
+from xenith.dev.packages import run
 
 _SECTOR_BYTES = 512
 _START_SECTORS = 2048

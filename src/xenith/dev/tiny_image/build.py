@@ -8,9 +8,13 @@ import tempfile
 from pathlib import Path
 
 from xenith.core.errors import Unavailable
+from xenith.dev.packages import run, unpack
 from xenith.dev.tiny_image.bootdisk import write_boot_disk
 from xenith.dev.tiny_image.initramfs import write_initramfs
-from xenith.dev.tiny_image.packages import unpack
+
+#: Names the newest cloud kernel by depending on it.
+KERNEL = "linux-image-cloud-amd64"
+PACKAGES = ("busybox-static", "mtools", "syslinux", "syslinux-common")
 
 
 def build_tiny_image(destination: Path, *, work: Path | None = None) -> Path:
@@ -44,7 +48,7 @@ def find_or_build(directory: Path | None = None) -> Path:
 
 
 def _build(destination: Path, work: Path) -> Path:
-    root = unpack(work)
+    root = unpack([_kernel_package(work), *PACKAGES], work)
     kernels = sorted((root / "boot").glob("vmlinuz-*"))
     if not kernels:
         raise Unavailable("the Debian kernel package holds no kernel: report this as a bug")
@@ -58,6 +62,16 @@ def _build(destination: Path, work: Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return destination
+
+
+def _kernel_package(work: Path) -> str:
+    """Tell the package that holds the kernel itself."""
+    said = run("apt-cache", "depends", KERNEL, directory=work, next_step="apt-get update")
+    for line in said.splitlines():
+        relation, _, name = line.strip().partition(": ")
+        if relation == "Depends" and name.startswith("linux-image-"):
+            return name
+    raise Unavailable(f"apt knows no kernel behind {KERNEL}: run apt-get update and try again")
 
 
 def _fingerprint() -> str:

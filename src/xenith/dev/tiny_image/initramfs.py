@@ -26,7 +26,15 @@ MODULES = {
         "nls_iso8859-1",
         "nls_ascii",
     ),
-    "rest": ("virtio_net", "xen-netfront", "button", "evdev", "pvpanic-mmio", "virtio-rng"),
+    "rest": (
+        "virtio_net",
+        "xen-netfront",
+        "button",
+        "evdev",
+        "pvpanic-mmio",
+        "virtio-rng",
+        "virtio_console",
+    ),
     "cds": ("ata_piix", "sr_mod"),
 }
 #: Where each script of ``guest`` goes, and whether it is run.

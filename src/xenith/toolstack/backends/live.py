@@ -14,8 +14,8 @@ XenstoreListener = Callable[[str], None]
 
 
 @runtime_checkable
-class LiveBackend(Protocol):
-    """A backend whose domains can be changed while they run."""
+class XenstoreBackend(Protocol):
+    """A backend whose domains have a tree in a xenstore."""
 
     def watch_xenstore(self, listener: XenstoreListener) -> None:
         """Tell of what guests write."""
@@ -25,6 +25,11 @@ class LiveBackend(Protocol):
 
     async def xenstore_write(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
         """Write keys of a domain's subtree in one transaction; None removes a key."""
+
+
+@runtime_checkable
+class LiveBackend(Protocol):
+    """A backend whose domains can be changed while they run."""
 
     async def domain_set_memory(self, vm_uuid: str, size_bytes: int) -> None:
         """Have the balloon leave so much."""

@@ -8,7 +8,7 @@ it, or hold it up.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from xenith.core.world import World
 from xenith.toolstack.backends import (
@@ -25,12 +25,11 @@ from xenith.toolstack.backends import (
 )
 from xenith.toolstack.backends.live import XenstoreListener
 from xenith.toolstack.backends.sim_disks import SimDisk, SimRepository
+from xenith.toolstack.backends.trees import DomainTrees
 from xenith.toolstack.storage.file_sr import FileSr, directory_of, open_file_sr
 
 #: Sees an operation's name and its subject's uuid before it is done; raises to refuse it.
 Script = Callable[[str, str], Awaitable[None] | None]
-
-_Kept = TypeVar("_Kept")
 
 
 class SimMove(NamedTuple):
@@ -72,7 +71,6 @@ class SimBackend:
         #: SRs whose disks another simulated host keeps.
         self._shared: dict[str, SimRepository] = {}
         self._domid = 0
-        self._xenstore: dict[str, dict[str, str]] = {}
         self._memory: dict[str, int] = {}
         self._vcpus: dict[str, int] = {}
         #: When each domain, and any of them, last changed: all that must be kept to tell later what
@@ -83,6 +81,7 @@ class SimBackend:
         self.schedules: dict[str, Mapping[str, str]] = {}
         self.keys: list[tuple[str, str]] = []
         self._on_xenstore: XenstoreListener = lambda _uuid: None
+        self._trees = DomainTrees(self._hear_guest)
 
     def adopt(
         self,
@@ -90,15 +89,16 @@ class SimBackend:
         disks: Mapping[str, SimDisk],
         *,
         specs: Mapping[str, DomainSpec],
+        domids: Mapping[str, int],
         last_domid: int,
     ) -> None:
         """Take over what an earlier process ran: simulated guests live on as real ones do."""
         self._domains.update(domains)
         self._disks.update(disks)
         self._specs.update(specs)
-        for name in domains:
-            if name in specs:
-                self._begin(specs[name])
+        for name, state in domains.items():
+            if name in specs and state != "suspended":
+                self._begin(specs[name], domids[name])
         # Domids are not used twice: a log is asked for by the last one of a VM.
         self._domid = max(self._domid, last_domid)
 
@@ -127,9 +127,8 @@ class SimBackend:
         for disk in spec.disks:
             if not self._files and not self._sees(disk.vdi_uuid):
                 raise BackendError("VDI_MISSING", "", disk.vdi_uuid)
-        self._begin(spec)
         self._domains[spec.vm_uuid] = "paused" if is_paused else "running"
-        return self._next_domid()
+        return self._begin(spec, self._next_domid())
 
     async def domain_shutdown(self, vm_uuid: str, *, is_clean: bool) -> None:
         """End a domain."""
@@ -140,7 +139,13 @@ class SimBackend:
         """Restart a domain."""
         await self._act("domain_reboot_clean" if is_clean else "domain_reboot", vm_uuid)
         self._domains[vm_uuid] = "running"
-        return self._next_domid()
+        domid = self._next_domid()
+        if self._trees.has(vm_uuid):
+            self._trees.renew(vm_uuid, domid)
+        elif vm_uuid in self._specs:
+            # It ended by itself while it was being restarted, and begins again.
+            self._begin(self._specs[vm_uuid], domid)
+        return domid
 
     async def domain_forget(self, vm_uuid: str) -> None:
         """Forget what its console would say."""
@@ -160,32 +165,34 @@ class SimBackend:
         """Save the domain."""
         await self._act("domain_suspend", vm_uuid)
         self._domains[vm_uuid] = "suspended"
+        self._trees.end(vm_uuid)
         self._touch(vm_uuid)
 
     async def domain_resume(self, spec: DomainSpec) -> int:
         """Bring a saved domain back."""
         await self._act("domain_resume", spec.vm_uuid)
-        self._begin(spec)
         self._domains[spec.vm_uuid] = "running"
-        return self._next_domid()
+        return self._begin(spec, self._next_domid())
 
     async def domain_send(self, vm_uuid: str) -> SimMove:
         """Let a domain go, with what is known of it; its disks go another way."""
         await self._act("domain_send", vm_uuid)
         spec = self._specs.pop(vm_uuid, None)
+        kept = self._trees.read(vm_uuid)
         state = self._end(vm_uuid)
-        kept = self._xenstore.pop(vm_uuid, {})
         return SimMove(vm_uuid, state, spec, kept)
 
     async def domain_receive(self, move: SimMove) -> int:
         """Take a domain over and tell its domid."""
         await self._act("domain_receive", move.vm_uuid)
+        domid = self._next_domid()
         if move.spec is not None:
-            self._begin(move.spec)
-            self._xenstore[move.vm_uuid].update(move.xenstore)
+            self._begin(move.spec, domid, kept=move.xenstore)
+            if move.state == "suspended":
+                self._trees.end(move.vm_uuid)
         if move.state not in ("halted", "crashed"):
             self._domains[move.vm_uuid] = move.state
-        return self._next_domid()
+        return domid
 
     async def console_log(self, vm_uuid: str, byte_count: int) -> bytes:
         """Give what a guest that read its configuration might have printed."""
@@ -203,16 +210,19 @@ class SimBackend:
             self._domains[vm_uuid] = state
         self._listener(vm_uuid, state, "the guest's own doing")
 
-    def _begin(self, spec: DomainSpec) -> None:
+    def _begin(self, spec: DomainSpec, domid: int, *, kept: Mapping[str, str] | None = None) -> int:
         self._specs[spec.vm_uuid] = spec
-        self._xenstore[spec.vm_uuid] = {"name": spec.name, **spec.xenstore}
+        keys = {**spec.xenstore, **(kept or {})}
+        self._trees.begin(spec.vm_uuid, domid, label=spec.name, keys=keys)
         self._memory[spec.vm_uuid] = spec.memory_bytes
         self._vcpus[spec.vm_uuid] = spec.vcpu_count
         self._touch(spec.vm_uuid)
+        return domid
 
     def _end(self, vm_uuid: str) -> DomainState:
         self._changed_s = self._world.clock.now()
         self._since_s.pop(vm_uuid, None)
+        self._trees.end(vm_uuid)
         return self._domains.pop(vm_uuid, "halted")
 
     def _touch(self, vm_uuid: str) -> None:
@@ -224,34 +234,44 @@ class SimBackend:
         """Tell of what guests write."""
         self._on_xenstore = listener
 
+    def _hear_guest(self, vm_uuid: str) -> None:
+        self._on_xenstore(vm_uuid)
+
     async def xenstore_read(self, vm_uuid: str) -> Mapping[str, str]:
         """Give a domain's own subtree."""
         await self._act("xenstore_read", vm_uuid)
-        return dict(self._live(vm_uuid, self._xenstore))
+        self._check_live(vm_uuid)
+        return self._trees.read(vm_uuid)
 
     async def xenstore_write(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
         """Write keys of a domain's subtree; None removes a key."""
         await self._act("xenstore_write", vm_uuid)
-        _apply(self._live(vm_uuid, self._xenstore), changes)
+        self._check_live(vm_uuid)
+        self._trees.write(vm_uuid, changes)
         self._touch(vm_uuid)
 
     def guest_writes(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
-        """Have a guest write to its xenstore; for tests."""
-        _apply(self._live(vm_uuid, self._xenstore), changes)
+        """Have a guest write to its xenstore, as far as it may; for tests."""
+        self._check_live(vm_uuid)
+        guest = self._trees.guest(vm_uuid)
+        for path, value in changes.items():
+            if value is None:
+                guest.rm(path)
+            else:
+                guest.write(path, value.encode())
         self._touch(vm_uuid)
-        self._on_xenstore(vm_uuid)
 
     async def domain_set_memory(self, vm_uuid: str, size_bytes: int) -> None:
         """Have the balloon leave so much."""
         await self._act("domain_set_memory", vm_uuid)
-        self._live(vm_uuid, self._memory)
+        self._check_live(vm_uuid)
         self._memory[vm_uuid] = size_bytes
         self._touch(vm_uuid)
 
     async def domain_set_vcpus(self, vm_uuid: str, count: int) -> None:
         """Plug processors in or out."""
         await self._act("domain_set_vcpus", vm_uuid)
-        self._live(vm_uuid, self._vcpus)
+        self._check_live(vm_uuid)
         self._vcpus[vm_uuid] = count
         self._touch(vm_uuid)
 
@@ -289,7 +309,7 @@ class SimBackend:
         memory = float(self._memory[vm_uuid])
         figures |= {"memory": memory, "memory_target": memory}
         # Where a guest's agent says what it has free, in KiB. Source: xcp-rrdd, rrdp-squeezed.
-        said = self._xenstore[vm_uuid].get("data/meminfo_free", "")
+        said = self._trees.get(vm_uuid, "data/meminfo_free")
         if said.isascii() and said.isdigit():
             figures["memory_internal_free"] = float(said[:15])
         for disk in self._specs[vm_uuid].disks:
@@ -301,10 +321,9 @@ class SimBackend:
             figures |= {f"vif_{nic.device}_rx": 0.0, f"vif_{nic.device}_tx": 0.0}
         return figures
 
-    def _live(self, vm_uuid: str, table: Mapping[str, _Kept]) -> _Kept:
+    def _check_live(self, vm_uuid: str) -> None:
         if self._domains.get(vm_uuid) not in ("running", "paused"):
             raise BackendError("VM_BAD_POWER_STATE", vm_uuid, "running", "halted")
-        return table[vm_uuid]
 
     # -- disks
 
@@ -385,12 +404,3 @@ class SimBackend:
     def _next_domid(self) -> int:
         self._domid += 1
         return self._domid
-
-
-def _apply(tree: dict[str, str], changes: Mapping[str, str | None]) -> None:
-    for path, value in changes.items():
-        if value is None:
-            for key in [key for key in tree if key == path or key.startswith(f"{path}/")]:
-                del tree[key]
-        else:
-            tree[path] = value

@@ -7,22 +7,22 @@ is our own, changes one key and leaves alone what a guest writes beside it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from xenith.toolstack.backends import BackendError
-from xenith.toolstack.backends.live import LiveBackend
+from xenith.toolstack.backends.live import LiveBackend, XenstoreBackend
 from xenith.toolstack.classes.lifecycle import XENSTORE_PREFIXES, bad_state, operation
 from xenith.toolstack.methods import is_null, method
 from xenith.toolstack.server import HostServer
 from xenith.xapi.faults import XapiFault
+from xenith.xenstore.wire import PAYLOAD_BYTES_MAX, RELATIVE_PATH_BYTES_MAX
 
 #: What ``write_xenstore_key`` may write under: the host's half of the agent's channel too.
 WRITABLE_PREFIXES = (*XENSTORE_PREFIXES, "data/host/")
-#: Bytes of a path and of a value. Source: xenstore, XENSTORE_ABS_PATH_MAX and PAYLOAD_MAX.
-PATH_BYTES_MAX = 3072
-VALUE_BYTES_MAX = 4096
-#: Keys of a guest's own that are kept in a record.
-KEYS_MAX = 1000
+#: Bytes, in all, of a guest's keys and values that are kept in records: they are written and told
+#: anew whenever it changes one.
+GUEST_BYTES_MAX = 64 * 1024
 
 
 def live(host: HostServer, record: dict[str, Any]) -> LiveBackend:
@@ -37,6 +37,18 @@ def live(host: HostServer, record: dict[str, Any]) -> LiveBackend:
     return engine
 
 
+def xenstore_of(host: HostServer, record: dict[str, Any]) -> XenstoreBackend:
+    """Give the engine of a VM, if its domains have a xenstore.
+
+    Raises:
+        XapiFault: NOT_IMPLEMENTED.
+    """
+    engine = host.pool.engine_of_vm(record["uuid"])
+    if not isinstance(engine, XenstoreBackend):
+        raise XapiFault("NOT_IMPLEMENTED", f"the {engine.name} backend has no xenstore")
+    return engine
+
+
 def _is_live(record: dict[str, Any]) -> bool:
     return record["power_state"] in ("Running", "Paused")
 
@@ -47,7 +59,7 @@ async def set_xenstore_data(host: HostServer, ref: str, data: dict[str, str]) ->
     record = host.objects.get("VM", ref)
     _check_all(data)
     if record["power_state"] == "Running":
-        engine = live(host, record)
+        engine = xenstore_of(host, record)
         gone = dict.fromkeys(prefix.rstrip("/") for prefix in XENSTORE_PREFIXES)
         await engine.xenstore_write(record["uuid"], {**gone, **_reaching(data)})
     host.objects.update("VM", ref, xenstore_data=dict(data))
@@ -81,7 +93,7 @@ async def write_xenstore_key(host: HostServer, ref: str, key: str, value: str) -
     record = _running(host, ref)
     _check_path(key)
     _check_all({key: value})
-    await live(host, record).xenstore_write(record["uuid"], {key: value})
+    await xenstore_of(host, record).xenstore_write(record["uuid"], {key: value})
     if key.startswith(XENSTORE_PREFIXES):
         kept = host.objects.get("VM", ref)["xenstore_data"]
         host.objects.update("VM", ref, xenstore_data={**kept, key: value})
@@ -92,7 +104,7 @@ async def remove_xenstore_key(host: HostServer, ref: str, key: str) -> None:
     """Remove one key, and those under it, of a running VM's xenstore. Our own, beside XenAPI."""
     record = _running(host, ref)
     _check_path(key)
-    await live(host, record).xenstore_write(record["uuid"], {key: None})
+    await xenstore_of(host, record).xenstore_write(record["uuid"], {key: None})
     _drop(host, ref, key)
 
 
@@ -100,7 +112,7 @@ async def remove_xenstore_key(host: HostServer, ref: str, key: str) -> None:
 async def read_xenstore_keys(host: HostServer, ref: str, prefix: str = "") -> dict[str, str]:
     """Give the keys of a running VM's xenstore under a prefix. Our own, beside XenAPI."""
     record = _running(host, ref)
-    tree = await live(host, record).xenstore_read(record["uuid"])
+    tree = await xenstore_of(host, record).xenstore_read(record["uuid"])
     return {key: value for key, value in tree.items() if key.startswith(prefix)}
 
 
@@ -129,18 +141,33 @@ async def guest_wrote(host: HostServer, vm_uuid: str) -> None:
     """
     try:
         ref = host.objects.by_uuid("VM", vm_uuid)
-        tree = await live(host, host.objects.get("VM", ref)).xenstore_read(vm_uuid)
+        tree = await xenstore_of(host, host.objects.get("VM", ref)).xenstore_read(vm_uuid)
     except (XapiFault, BackendError):
         return
     record = host.objects.find("VM", ref)
     if record is None:
         return
-    tree = dict(list(tree.items())[:KEYS_MAX])
-    others = {k: v for k, v in record["xenstore_data"].items() if not k.startswith("vm-data/")}
-    data = {**others, **{k: v for k, v in tree.items() if k.startswith("vm-data/")}}
+    known = record["xenstore_data"]
+    others = {k: v for k, v in known.items() if not k.startswith("vm-data/")}
+    given = {k: v for k, v in tree.items() if k.startswith("vm-data/")}
+    # What is in the record already comes first: a flood does not push it out.
+    first = {k: given[k] for k in known if k in given}
+    data = others | _bounded(first | given)
     if data != record["xenstore_data"]:
         host.objects.update("VM", ref, xenstore_data=data)
     _write_guest_metrics(host, ref, record, tree)
+
+
+def _bounded(tree: Mapping[str, str]) -> dict[str, str]:
+    """Give as many of the keys as may be kept."""
+    kept: dict[str, str] = {}
+    room = GUEST_BYTES_MAX
+    for key, value in tree.items():
+        room -= len(key) + len(value)
+        if room < 0:
+            break
+        kept[key] = value
+    return kept
 
 
 #: Where a guest's agent says what it is. Source: xapi, xapi_guest_agent.
@@ -160,11 +187,12 @@ _DRIVERS = {
 
 
 def _write_guest_metrics(
-    host: HostServer, ref: str, record: dict[str, Any], tree: dict[str, str]
+    host: HostServer, ref: str, record: dict[str, Any], tree: Mapping[str, str]
 ) -> None:
     said = {key: value for key, value in tree.items() if key.startswith(("data/", "attr/"))}
     said |= {key: value for key, value in tree.items() if key.startswith("control/feature-")}
     said = {key: value for key, value in said.items() if not key.startswith("data/host/")}
+    said = _bounded(said)
     if not said:
         return
     drivers = {name: tree[path] for name, path in _DRIVERS.items() if path in tree}
@@ -212,7 +240,7 @@ async def _write_live(
         return
     # A backend that cannot shows it at the next boot, as xapi does with these two calls.
     with contextlib.suppress(XapiFault):
-        await live(host, record).xenstore_write(record["uuid"], changes)
+        await xenstore_of(host, record).xenstore_write(record["uuid"], changes)
 
 
 def _reaching(data: dict[str, str]) -> dict[str, str | None]:
@@ -240,7 +268,7 @@ def _check_path(key: str) -> None:
 
 def _check_all(data: dict[str, str]) -> None:
     for key, value in data.items():
-        if len(key.encode("utf-8", "replace")) > PATH_BYTES_MAX:
+        if len(key.encode("utf-8", "replace")) > RELATIVE_PATH_BYTES_MAX:
             raise XapiFault("INVALID_VALUE", "xenstore_data", key[:100])
-        if len(value.encode("utf-8", "replace")) > VALUE_BYTES_MAX:
+        if len(value.encode("utf-8", "replace")) > PAYLOAD_BYTES_MAX:
             raise XapiFault("INVALID_VALUE", key[:100], "a value of more than 4096 bytes")

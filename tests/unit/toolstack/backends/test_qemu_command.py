@@ -7,7 +7,12 @@ import pytest
 
 from xenith.core.ids import derive_uuid
 from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec, NicSpec
-from xenith.toolstack.backends.qemu.command import DEVICES_MAX, arguments, disks_in_order
+from xenith.toolstack.backends.qemu.command import (
+    DEVICES_MAX,
+    XENSTORE_PORT,
+    arguments,
+    disks_in_order,
+)
 
 VM = derive_uuid("vm")
 MAC = "52:54:00:00:00:01"
@@ -50,6 +55,16 @@ def test_a_disk_s_limits_are_there_from_the_beginning_and_can_be_changed():
     assert set(second["limits"].values()) == {0}
     nodes = [json.loads(node) for node in values(made, "-blockdev")]
     assert [node["throttle-group"] for node in nodes] == [first["id"], second["id"]]
+
+
+def test_a_guest_has_a_port_to_its_xenstore_unless_its_memory_knows_none():
+    devices = values(make(), "-device")
+    (port,) = [device for device in devices if device.startswith("virtserialport")]
+    assert port.endswith(f"name={XENSTORE_PORT}")
+    spec = DomainSpec(VM, "server", 64 << 20, 2)
+    place = Path("/d") / VM
+    without = arguments(spec, directory=place, accelerator="tcg", machine="pc", has_xenstore=False)
+    assert "xenstore" not in " ".join(without)
 
 
 def test_a_cd_and_a_read_only_disk_are_opened_for_reading_only():

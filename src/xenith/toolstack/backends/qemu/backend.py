@@ -1,9 +1,9 @@
 """The qemu backend: real virtual machines in QEMU, with KVM where it works, else emulated.
 
     <directory>/domains/<vm>/domain.json console.log pid qmp.sock qemu.log memory
-    <directory>/domains/<vm>/tap.sock tap.log disk<n>.nbd
+    <directory>/domains/<vm>/tap.sock tap.log disk<n>.nbd xenstore.sock
     <directory>/sr/<sr>/<vdi>.vhd            SRs that name no directory of their own
-    <directory>/domid kvm.json
+    <directory>/domid kvm.json xenstored.sock
 
 Between a QEMU and its chains of VHDs is a tap (``xenith.toolstack.tap``), so that a running disk is
 the same file as one at rest, and a snapshot of it is one of the chain.
@@ -39,11 +39,14 @@ from xenith.toolstack.backends import (
     Repository,
     Sample,
 )
+from xenith.toolstack.backends.live import XenstoreListener
 from xenith.toolstack.backends.qemu import console, machine, measures
 from xenith.toolstack.backends.qemu.command import CONSOLE, disks_in_order, socket_name
 from xenith.toolstack.backends.qemu.domain import Domain
 from xenith.toolstack.backends.qemu.domains import Domains, Engine, checked_uuid
 from xenith.toolstack.backends.qemu.kvm import has_kvm
+from xenith.toolstack.backends.qemu.xenstore import GuestStores
+from xenith.toolstack.backends.trees import kept_by_host
 from xenith.toolstack.qos import limits_of
 from xenith.toolstack.storage.file_sr import FileSr, directory_of, open_file_sr
 
@@ -82,10 +85,12 @@ class QemuBackend:
         self._shutdown_timeout_s = shutdown_timeout_s
         self._srs: dict[str, FileSr] = {}
         self._tasks = TaskOwner("qemu", world.clock)
+        self._stores = GuestStores(world.clock, self._tasks)
         self._domains = Domains(
             self._directory / "domains",
             clock=world.clock,
             tasks=self._tasks,
+            stores=self._stores,
             on_end=self._deactivate_all,
         )
         #: The SRs whose disks each domain holds, by domain and disk.
@@ -113,12 +118,14 @@ class QemuBackend:
         if self._accelerator == "auto":
             works = await has_kvm(Path(program), self._directory)
             self._accelerator = "kvm" if works else "tcg"
+        await self._stores.start(self._directory)
         await self._domains.recover(listener)
         self._tasks.keep("console", self._trim_consoles, restart_delay_s=_CONSOLE_PERIOD_S)
         self._tasks.keep("room", self._go_on_with_room, restart_delay_s=_ROOM_PERIOD_S)
 
     async def stop(self) -> None:
         """End our part; the guests run on."""
+        await self._stores.stop()
         await self._tasks.stop()
         await self._domains.release()
         for sr_uuid in list(self._srs):
@@ -279,6 +286,25 @@ class QemuBackend:
             changed = msgspec.structs.replace(domain.record, spec=replace(spec, disks=disks))
             domain.record = changed
             self._domains.write_record(changed)
+
+    def watch_xenstore(self, listener: XenstoreListener) -> None:
+        """Tell of what guests write."""
+        self._stores.listener = listener
+
+    async def xenstore_read(self, vm_uuid: str) -> Mapping[str, str]:
+        """Give a domain's own subtree."""
+        self._domains.get(vm_uuid)
+        return self._stores.trees.read(vm_uuid)
+
+    async def xenstore_write(self, vm_uuid: str, changes: Mapping[str, str | None]) -> None:
+        """Write keys of a domain's subtree, and keep what it is to have after a restart of ours."""
+        async with self._domains.lock(vm_uuid):
+            domain = self._domains.get(vm_uuid)
+            self._stores.trees.write(vm_uuid, changes)
+            spec = domain.record.spec
+            spec = replace(spec, xenstore=kept_by_host(spec.xenstore, changes))
+            domain.record = msgspec.structs.replace(domain.record, spec=spec)
+            self._domains.write_record(domain.record)
 
     async def measure(self, vm_uuids: Collection[str]) -> Measured:
         """Measure this machine and some domains; one whose QEMU does not answer is left out."""

@@ -28,10 +28,13 @@ from xenith.toolstack.qos import LIMITS, limits_of
 MONITOR = "qmp.sock"
 CONSOLE = "console.log"
 PID_FILE = "pid"
+#: The host's end of the port that the guest finds its xenstore at, and the port's name.
+XENSTORE = "xenstore.sock"
+XENSTORE_PORT = "org.xenith.xenstore.0"
 #: IDE has two buses of two places.
 CDS_MAX = 4
-#: PCI has 32 places, of which the machine itself takes three.
-DEVICES_MAX = 28
+#: PCI has 32 places, of which the machine takes three and the port to the xenstore one.
+DEVICES_MAX = 27
 #: Translated code of a guest under emulation; QEMU would take up to 1 GiB for each.
 _TRANSLATION_MIB = 128
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -44,6 +47,7 @@ def arguments(
     directory: Path,
     accelerator: str,
     machine: str,
+    has_xenstore: bool = True,
 ) -> list[str]:
     """Give the arguments of a QEMU that waits, stopped, for ``cont`` on its monitor.
 
@@ -66,6 +70,11 @@ def arguments(
     given += ["-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console"]
     given += ["-device", "pvpanic", "-object", "rng-random,id=rng,filename=/dev/urandom"]
     given += ["-device", "virtio-rng-pci,rng=rng"]
+    if has_xenstore:
+        given += ["-chardev", f"socket,id=xenstore,path={XENSTORE},server=on,wait=off"]
+        port = f"virtserialport,id=xenstore,nr=1,chardev=xenstore,name={XENSTORE_PORT}"
+        # Last of the machine's own places, so that disks and cards keep those that they had.
+        given += ["-device", "virtio-serial-pci,id=ports,max_ports=2,addr=0x1f", "-device", port]
     for boot_index, disk in enumerate(disks_in_order(spec), start=1):
         given += _disk(disk, boot_index)
     for number, nic in enumerate(sorted(spec.nics, key=_position)):

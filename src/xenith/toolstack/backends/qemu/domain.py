@@ -67,6 +67,8 @@ class Record(msgspec.Struct, frozen=True):
     domid: int
     accelerator: str
     machine: str
+    #: Saved memory of a machine without the port fits no machine with it.
+    has_xenstore: bool = False
 
 
 class Domain:
@@ -93,6 +95,8 @@ class Domain:
         self.tap: Tap | None = None
         #: While we end it ourselves, its end is not news.
         self.is_ending = False
+        #: Called when the guest has closed the port to its xenstore, or was reset.
+        self.on_port_close: Callable[[], None] = lambda: None
         self._clock = clock
         self._on_change = on_change
         self._qmp = Qmp(self._take_event)
@@ -365,6 +369,8 @@ class Domain:
             self._reason = "guest-panic"
         elif name == "RESET":
             self._take_reset(is_by_guest=bool(data.get("guest")))
+        elif name == "VSERPORT_CHANGE" and not data.get("open"):
+            self.on_port_close()
         self._changed.set()
 
     def _take_reset(self, *, is_by_guest: bool) -> None:

@@ -32,6 +32,7 @@ from xenith.toolstack.backends.qemu import console
 from xenith.toolstack.backends.qemu.command import (
     MONITOR,
     PID_FILE,
+    XENSTORE,
     arguments,
     disks_in_order,
     socket_name,
@@ -45,6 +46,7 @@ from xenith.toolstack.backends.qemu.processes import (
 )
 from xenith.toolstack.backends.qemu.qmp import QmpAbsentError, QmpError
 from xenith.toolstack.backends.qemu.taps import Tap, TapDisk, find_tap, launch_tap
+from xenith.toolstack.backends.qemu.xenstore import GuestStores
 from xenith.toolstack.tap.__main__ import CONTROL
 
 #: From the start of QEMU to its first word; a busy machine takes a second.
@@ -76,12 +78,14 @@ class Domains:
         *,
         clock: Clock,
         tasks: TaskOwner,
+        stores: GuestStores,
         on_end: Callable[[DomainSpec], Awaitable[None]],
     ) -> None:
         self._on_end = on_end
         self._directory = directory
         self._clock = clock
         self._tasks = tasks
+        self._stores = stores
         self._listener: DomainListener = lambda _uuid, _state, _reason: None
         self._living: dict[str, Domain] = {}
         # A lock lives as long as someone holds it or waits for it.
@@ -161,6 +165,7 @@ class Domains:
             # A QEMU that is stuck has a guest, which is not ours to end; each call tries again.
             _log.error("qemu does not answer", vm=domain.uuid, error=str(error))
         if domain.status != "gone":
+            self._stores.begin(domain)
             self._watch(domain)
             return
         await self.bury(domain)
@@ -183,19 +188,23 @@ class Domains:
         directory = self.directory(spec.vm_uuid)
         directory.mkdir(exist_ok=True)
         old = _read_record(directory)
-        kind = old.machine if memory is not None and old is not None else "pc"
-        record = Record(spec, self._next_domid(), engine.accelerator, kind)
+        if memory is not None and old is not None:
+            kind, has_xenstore = old.machine, old.has_xenstore
+        else:
+            kind, has_xenstore = "pc", True
+        record = Record(spec, self._next_domid(), engine.accelerator, kind, has_xenstore)
         command = [engine.program]
         command += arguments(
             spec,
             directory=directory,
             accelerator=engine.accelerator,
             machine=kind,
+            has_xenstore=has_xenstore,
         )
         self.write_record(record)
         # What a launch of ours that was killed at a bad moment left; its guest has never run.
         await self._kill_all(spec.vm_uuid)
-        for name in (MONITOR, PID_FILE):
+        for name in (MONITOR, PID_FILE, XENSTORE):
             (directory / name).unlink(missing_ok=True)
         log = directory / "qemu.log"
         tap = None
@@ -230,6 +239,7 @@ class Domains:
             raise
         domain.tap = tap
         self._living[spec.vm_uuid] = domain
+        self._stores.begin(domain)
         self._watch(domain)
         return domain
 
@@ -308,6 +318,7 @@ class Domains:
 
     async def _let_go(self, domain: Domain) -> None:
         """Wait until the tap of a domain whose QEMU has ended has its bytes on the disk."""
+        self._stores.end(domain)
         if domain.tap is not None:
             await domain.tap.end()
         await domain.release()
@@ -316,7 +327,7 @@ class Domains:
     async def _tidy(self, vm_uuid: str) -> None:
         """Remove what a domain without a QEMU does not need; its log stays."""
         directory = self.directory(vm_uuid)
-        names = [PID_FILE, MONITOR, CONTROL, "memory.part", "memory.loaded"]
+        names = [PID_FILE, MONITOR, XENSTORE, CONTROL, "memory.part", "memory.loaded"]
         names += [path.name for path in directory.glob("disk*.nbd")]
         if not self.memory(vm_uuid).exists():
             names.append("domain.json")
@@ -353,6 +364,7 @@ class Domains:
         """Give a domain that has begun again its new domid."""
         domain.record = msgspec.structs.replace(domain.record, domid=self._next_domid())
         self.write_record(domain.record)
+        self._stores.renew(domain)
         return domain.record.domid
 
     def _next_domid(self) -> int:

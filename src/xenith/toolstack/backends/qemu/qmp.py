@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from xenith.core.unix_sockets import short_path
 
 #: One line from QEMU; query-qmp-schema, which we never ask for, is the longest at about 200 KiB.
 LINE_BYTES_MAX = 1024 * 1024
@@ -65,7 +66,9 @@ class Qmp:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                _connect_by_directory(connection, path)
+                with short_path(path) as name:
+                    # It connects at once or, with a full backlog, says EAGAIN.
+                    connection.connect(name)
                 buffer = bytearray()
                 while b"\n" not in buffer:
                     buffer += await self._receive(loop)
@@ -168,13 +171,3 @@ class Qmp:
             answer.set_exception(QmpError(str(message["error"].get("desc", "refused"))))
         else:
             answer.set_result(message.get("return"))
-
-
-def _connect_by_directory(connection: socket.socket, path: Path) -> None:
-    """Connect to a socket however long its path is: sun_path takes only 108 bytes."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        # A unix socket connects at once or, with a full backlog, says EAGAIN.
-        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xenith.core.clock import Clock
+from xenith.core.unix_sockets import open_unix
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.backends.qemu import console
 from xenith.toolstack.backends.qemu.processes import has_ended, spawn_detached
@@ -99,17 +100,9 @@ class Tap:
 async def find_tap(directory: Path) -> Tap | None:
     """Take hold of a domain's tap, if it lives."""
     try:
-        handle = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        # A socket's path may have only 108 bytes.
-        path = f"/proc/self/fd/{handle}/{CONTROL}"
-        return Tap(*await asyncio.open_unix_connection(path))
+        return Tap(*await open_unix(directory / CONTROL))
     except (FileNotFoundError, ConnectionRefusedError):
         return None
-    finally:
-        os.close(handle)
 
 
 async def launch_tap(directory: Path, disks: list[TapDisk], *, clock: Clock) -> Tap:

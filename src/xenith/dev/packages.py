@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xenith.core.errors import Unavailable
 
-#: Names the newest cloud kernel by depending on it.
-KERNEL = "linux-image-cloud-amd64"
-NAMES = ("busybox-static", "mtools", "syslinux", "syslinux-common")
 #: 35 MB over a slow line.
 _TIMEOUT_S = 900.0
 _COMPLAINT_CHARACTERS_MAX = 1500
 
 
-def unpack(work: Path) -> Path:
-    """Download the packages of the tiny image and give the directory they are unpacked into.
+def unpack(names: Sequence[str], work: Path) -> Path:
+    """Download packages and give the directory they are unpacked into.
 
     Raises:
         Unavailable: this is no Debian, or its package lists or the network are not at hand.
@@ -27,27 +24,16 @@ def unpack(work: Path) -> Path:
     for tool in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise Unavailable(
-                f"the tiny image is made from Debian packages and {tool} is not here: "
-                "build it on a Debian machine, or give an image of your own"
+                f"{names[0]} is taken from Debian's packages and {tool} is not here: "
+                "this needs a Debian machine"
             )
     debs, root = work / "debs", work / "root"
     for directory in (debs, root):
         directory.mkdir(parents=True, exist_ok=True)
-    names = [_kernel_package(work), *NAMES]
     run("apt-get", "-qq", "download", *names, directory=debs, next_step="apt-get update")
     for deb in sorted(debs.glob("*.deb")):
         run("dpkg-deb", "--extract", str(deb), str(root), directory=work)
     return root
-
-
-def _kernel_package(work: Path) -> str:
-    """Tell the package that holds the kernel itself."""
-    said = run("apt-cache", "depends", KERNEL, directory=work, next_step="apt-get update")
-    for line in said.splitlines():
-        relation, _, name = line.strip().partition(": ")
-        if relation == "Depends" and name.startswith("linux-image-"):
-            return name
-    raise Unavailable(f"apt knows no kernel behind {KERNEL}: run apt-get update and try again")
 
 
 def run(
