@@ -68,6 +68,7 @@ class Images:
         name="image",
         status="active",
         disk_format="raw",
+        container_format="bare",
         size_bytes=2**20,
         virtual_size_bytes=2**20,
         min_ram_mib=0,
