@@ -253,11 +253,13 @@ async def test_a_host_gives_two_disks_at_a_time_and_who_waits_holds_nothing(clou
     made = await cloud.build(count=5)
     for server_id in made:
         await schedule(cloud, server_id)
-    gate, store = asyncio.Event(), cloud.images.store_image
+    gate, two_began, store = asyncio.Event(), asyncio.Event(), cloud.images.store_image
     began = []
 
     async def slow(image_id, chunks, **how):
         began.append(image_id)
+        if len(began) == 2:
+            two_began.set()
         await gate.wait()
         await store(image_id, chunks, **how)
 
@@ -265,7 +267,8 @@ async def test_a_host_gives_two_disks_at_a_time_and_who_waits_holds_nothing(clou
     await cloud.world.clock.advance(DAY_S)
     assert (await cloud.reconciler.activate())["begun"] == 5
     work = asyncio.ensure_future(cloud.work())
-    for _ in range(2000):
+    await asyncio.wait_for(two_began.wait(), 60)
+    for _ in range(200):
         await asyncio.sleep(0)
     assert len(began) == 2
     states = await cloud.db.read(lambda tx: [tx.get(instances, id=one).task_state for one in made])
