@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from xenith.core.errors import Unavailable
-from xenith.dev.tiny_image import build_tiny_image, find_or_build, packages
+from xenith.dev.tiny_image import build, build_tiny_image, find_or_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -33,12 +33,12 @@ def test_building_leaves_only_the_image_behind(image):
 
 def test_an_image_that_was_built_before_is_taken_again(tmp_path, monkeypatch):
     first = find_or_build(tmp_path)
-    monkeypatch.setattr(packages, "KERNEL", "no-such-kernel")
+    monkeypatch.setattr(build, "KERNEL", "no-such-kernel")
     assert find_or_build(tmp_path) == first
 
 
 def test_a_kernel_that_apt_does_not_know_is_told_with_the_next_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(packages, "KERNEL", "no-such-kernel-at-all")
+    monkeypatch.setattr(build, "KERNEL", "no-such-kernel-at-all")
     with pytest.raises(Unavailable, match="apt-get update"):
         build_tiny_image(tmp_path / "tiny.raw")
     assert list(tmp_path.iterdir()) == []

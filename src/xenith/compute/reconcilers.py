@@ -76,20 +76,22 @@ class LeftoverReconciler:
         loose = driver.loose_rescue_disks
         rows = await self._cell.db.read(lambda tx: tx.all(_ON_HOST, host_id=driver.address.id))
         chosen = plan_leftovers(found, rows)
-        left_count = 0
+        # What may yet be somebody's is looked at again soon.
+        left_count = driver.strays_left
         for refs in plan_loose(loose, rows):
             try:
                 await driver.delete_disks(refs)
             except XenithError as error:
                 left_count += 1
                 _log.warning("rescue disk stays", host=driver.address.name, error=str(error))
+        stuck_count = 0
         for instance_id in chosen:
             try:
                 await driver.destroy_instance(instance_id)
             except XenithError as error:
-                left_count += 1
+                stuck_count += 1
                 _log.warning("leftover stays", host=driver.address.name, error=str(error))
-        return len(chosen) - left_count, left_count
+        return len(chosen) - stuck_count, left_count + stuck_count
 
 
 class ImageCacheReconciler:

@@ -15,18 +15,27 @@ _TIMEOUT_S = 900.0
 _COMPLAINT_CHARACTERS_MAX = 1500
 
 
+def check_tools(name: str) -> None:
+    """Check that packages can be had here.
+
+    Raises:
+        Unavailable: this is no Debian.
+    """
+    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise Unavailable(
+                f"{name} is taken from Debian's packages and {tool} is not here: "
+                "this needs a Debian machine"
+            )
+
+
 def unpack(names: Sequence[str], work: Path) -> Path:
     """Download packages and give the directory they are unpacked into.
 
     Raises:
         Unavailable: this is no Debian, or its package lists or the network are not at hand.
     """
-    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise Unavailable(
-                f"{names[0]} is taken from Debian's packages and {tool} is not here: "
-                "this needs a Debian machine"
-            )
+    check_tools(names[0])
     debs, root = work / "debs", work / "root"
     for directory in (debs, root):
         directory.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,8 @@ class HostDriver:
         self.storage = Storage(self._line)
         #: Rescue disks that no VM had when the host was last looked at: references by instance.
         self.loose_rescue_disks: dict[str, list[str]] = {}
+        #: Disks that looked like nobody's at the last look, and may yet be somebody's.
+        self.strays_left = 0
         self._further = FurtherDisks(world, self._line, self._inventory, self._disks, self._vms)
         self._rescues = Rescues(self._inventory, self._disks, self._vms)
 
@@ -331,7 +333,7 @@ class HostDriver:
             )
         if is_quiet and self._is_quiet():
             strays = [ref for ref, vdi in vdis.items() if is_stray(vdi)]
-            await self._sweep([*strays, *self._inventory.doubles(vdis)], vdis)
+            self.strays_left = await self._sweep([*strays, *self._inventory.doubles(vdis)], vdis)
         self.loose_rescue_disks = _loose_rescue_disks(vdis)
         owned: set[str] = set()
         for ref, record in (*vms.items(), *vdis.items()):
@@ -357,7 +359,7 @@ class HostDriver:
         records: Mapping[str, Any] = await self._line.call("VDI.get_all_records")
         strays = self._inventory.take_disks(records)
         await self._events.load(self._line.session)
-        await self._sweep(strays, records)
+        self.strays_left = await self._sweep(strays, records)
 
     def _is_quiet(self) -> bool:
         """Tell whether no disk is between being made and being named or marked."""

@@ -20,7 +20,7 @@ from xenith.driver.names import IMAGE_KEY, is_half_import, is_stray
 _log = logger("driver.sweep")
 
 #: Seconds that a clone has for its name: a resize may come between.
-CLONE_NAMELESS_MAX_S = 300.0
+CLONE_NAMELESS_MAX_S = 60.0
 
 
 class Sweep:
@@ -33,18 +33,21 @@ class Sweep:
         #: When each nameless clone was first seen.
         self._seen_s: dict[str, float] = {}
 
-    async def __call__(self, strays: Sequence[str], records: Mapping[str, Record]) -> None:
-        """Remove those of some strays that nobody is making; one that cannot be stays for later."""
+    async def __call__(self, strays: Sequence[str], records: Mapping[str, Record]) -> int:
+        """Remove those of some strays that nobody is making; tell how many stay for later."""
         now = self._clock.monotonic()
         self._seen_s = {ref: self._seen_s.get(ref, now) for ref in strays}
         name = self._line.address.name
         with Spoken(name, "tell which images are on their way"):
             coming = await self._claims.sweep()
+        left = 0
         for ref in strays:
             if is_half_import(records[ref]):
                 if records[ref]["other_config"][IMAGE_KEY] in coming:
+                    left += 1
                     continue
             elif is_stray(records[ref]) and now - self._seen_s[ref] < CLONE_NAMELESS_MAX_S:
+                left += 1
                 continue
             try:
                 with Spoken(name, "remove a stray disk"):
@@ -53,7 +56,9 @@ class Sweep:
             except NotFound:
                 continue
             except XenithError as error:
+                left += 1
                 _log.warning("stray disk stays", host=name, error=str(error))
+        return left
 
     async def _is_as_it_was(self, ref: str, record: Record) -> bool:
         """Tell whether a disk has got no name and no mark since its record was read.

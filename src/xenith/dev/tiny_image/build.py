@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from xenith.core.errors import Unavailable
-from xenith.dev.packages import run, unpack
+from xenith.dev.packages import check_tools, run, unpack
 from xenith.dev.tiny_image.bootdisk import write_boot_disk
 from xenith.dev.tiny_image.initramfs import write_initramfs
 
@@ -66,6 +66,7 @@ def _build(destination: Path, work: Path) -> Path:
 
 def _kernel_package(work: Path) -> str:
     """Tell the package that holds the kernel itself."""
+    check_tools(KERNEL)
     said = run("apt-cache", "depends", KERNEL, directory=work, next_step="apt-get update")
     for line in said.splitlines():
         relation, _, name = line.strip().partition(": ")
