@@ -161,6 +161,12 @@ def with_manifest(archive, change):
     return written([(name, change(xml.decode()).encode()), *rest])
 
 
+def with_field(archive, name, old, new):
+    """Change each field of a name that has a value."""
+    said = f"<name>{name}</name><value>"
+    return with_manifest(archive, lambda xml: xml.replace(f"{said}{old}<", f"{said}{new}<"))
+
+
 async def test_a_vm_is_a_tar_of_its_records_and_of_what_its_disks_hold(place, exported):
     _, archive = exported
     (name, xml), *rest = members(archive)
@@ -218,6 +224,21 @@ async def test_a_vm_that_is_restored_is_the_one_that_was(place, exported):
     assert (await place.call("VM.get_other_config", restored))["mac_seed"] == "1"
 
 
+async def test_what_a_restored_vm_says_of_itself_is_not_believed(place, exported):
+    vm, archive = exported
+    uuid = await place.call("VM.get_uuid", vm)
+    hostile = with_field(archive, "uuid", uuid, "../../etc/passwd")
+    hostile = with_field(hostile, "suspend_SR", "OpaqueRef:NULL", "Ref:8")
+    record = await place.call("VM.get_record", await place.take_in(hostile, restore="true"))
+    assert len(record["uuid"]) == 36
+    assert record["suspend_SR"] == "OpaqueRef:NULL"
+    before = await place.counts()
+    damaged = with_field(archive, "MAC", "02:00:00:00:00:01", "ff:ff:ff:ff:ff:ff")
+    with pytest.raises(XapiFault, match="MAC_INVALID"):
+        await place.take_in(damaged, restore="true")
+    assert await place.counts() == before
+
+
 @pytest.mark.parametrize("word", ["true", "gzip"])
 async def test_a_file_may_be_packed(place, exported, word):
     vm, archive = exported
@@ -225,6 +246,8 @@ async def test_a_file_may_be_packed(place, exported, word):
     assert len(packed) < len(archive) / 20
     assert members(gzip.decompress(packed))[1:] == members(archive)[1:]
     assert await place.bytes_of(await place.take_in(packed)) == [ROOT, DATA]
+    in_parts = gzip.compress(archive[:70000]) + gzip.compress(archive[70000:])
+    assert await place.bytes_of(await place.take_in(in_parts)) == [ROOT, DATA]
 
 
 async def test_the_checksums_of_newer_hosts_are_read_too(place, exported):
@@ -348,6 +371,26 @@ BAD = {
             ),
         ),
         "IMPORT_ERROR_GENERIC",
+    ),
+    "no processors": (
+        lambda a: with_field(a, "VCPUs_max", "2", "0"),
+        "INVALID_VALUE",
+    ),
+    "no memory": (
+        lambda a: with_field(a, "memory_static_max", str(256 * MIB), "-1"),
+        "INVALID_VALUE",
+    ),
+    "two disks at one place": (
+        lambda a: with_field(a, "userdevice", "1", "0"),
+        "DEVICE_ALREADY_EXISTS",
+    ),
+    "a place that is none": (
+        lambda a: with_field(a, "userdevice", "1", "../../x"),
+        "INVALID_DEVICE",
+    ),
+    "a mode that is none": (
+        lambda a: with_field(a, "mode", "RO", "XX"),
+        "INVALID_VALUE",
     ),
     "a missing record": (
         lambda a: with_manifest(a, lambda x: x.replace(">VBD<", ">Nothing<")),

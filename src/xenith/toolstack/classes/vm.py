@@ -31,6 +31,15 @@ from xenith.xapi.faults import XapiFault
 @method("VM.create", is_async=True)
 def create(host: HostServer, record: dict[str, Any]) -> str:
     """Make a VM, halted. Source: XenAPI VM.create."""
+    return make(host, record)
+
+
+def make(host: HostServer, record: dict[str, Any], **own: Any) -> str:
+    """Make a VM of what a client wants, with fields that are not for clients to give.
+
+    Raises:
+        XapiFault: FIELD_TYPE_ERROR, INVALID_VALUE.
+    """
     fields = creation("VM", record)
     if not isinstance(record.get("name_label"), str):
         raise XapiFault("FIELD_TYPE_ERROR", "name_label")
@@ -45,7 +54,7 @@ def create(host: HostServer, record: dict[str, Any]) -> str:
         allowed_operations=allowed("Halted", (), is_template=fields.get("is_a_template", False)),
         memory_target=largest,
     )
-    return host.objects.create("VM", **fields)
+    return host.objects.create("VM", **fields, **own)
 
 
 @method("VM.destroy", is_async=True)

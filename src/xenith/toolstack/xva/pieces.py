@@ -23,6 +23,7 @@ _CHECKSUM_BYTES_MAX = 128
 _PIECE = re.compile(r"(Ref:[0-9]{1,10})/([0-9]{8,12})")
 _ZEROS = bytes(PIECE_BYTES)
 _GZIP = b"\x1f\x8b"
+_GZIP_WBITS = zlib.MAX_WBITS | 16
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PLAIN = frozenset((tarfile.REGTYPE, tarfile.AREGTYPE))
 
@@ -197,15 +198,18 @@ async def _unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         async for chunk in chunks:
             yield chunk
         return
-    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    inflate = zlib.decompressobj(wbits=_GZIP_WBITS)
     waiting: bytes | None = first
     while waiting is not None:
-        while waiting and not inflate.eof:
+        while waiting:
+            if inflate.eof:
+                # Several that stand behind each other are one. Source: RFC 1952, 2.2.
+                inflate = zlib.decompressobj(wbits=_GZIP_WBITS)
             try:
                 data = inflate.decompress(waiting, _INFLATED_BYTES)
             except zlib.error:
                 raise _refuse("it is damaged: no gzip") from None
-            waiting = inflate.unconsumed_tail
+            waiting = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
             if data:
                 yield data
         waiting = await anext(chunks, None)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
+from xenith.core.ids import is_uuid
 from xenith.toolstack.backends import BackendError, Repository
 from xenith.toolstack.classes import network as networks
 from xenith.toolstack.classes import vbd as vbds
 from xenith.toolstack.classes import vdi as vdis
 from xenith.toolstack.classes import vif as vifs
-from xenith.toolstack.classes.lifecycle import allowed, show_operations
-from xenith.toolstack.classes.vm_copies import COPIED, add_vbd, add_vif
+from xenith.toolstack.classes import vm as vms
+from xenith.toolstack.classes.lifecycle import show_operations
 from xenith.toolstack.methods import is_null
 from xenith.toolstack.objects import Record
 from xenith.toolstack.recovery import IMPORTING
+from xenith.toolstack.schema import CLASSES
 from xenith.toolstack.server import HostServer
 from xenith.toolstack.xva.manifest import Manifest
 from xenith.toolstack.xva.pieces import Archive
@@ -77,44 +79,41 @@ async def receive(
 def _make_vm(host: HostServer, record: Record, *, is_restored: bool) -> str:
     if record["is_control_domain"]:
         raise XapiFault("IMPORT_ERROR_GENERIC", "its VM is a host's own domain")
-    if record["memory_static_max"] <= 0:
-        raise XapiFault("INVALID_VALUE", "memory_static_max", str(record["memory_static_max"]))
-    fields = {name: record[name] for name in COPIED}
-    taken = {row["uuid"] for row in host.objects.all("VM").values()}
-    if is_restored and record["uuid"] and record["uuid"] not in taken:
-        fields["uuid"] = record["uuid"]
-    config = {key: value for key, value in record["other_config"].items() if key != _MAC_SEED}
-    fields.update(
-        name_label=record["name_label"],
-        affinity=NULL,
-        is_a_template=record["is_a_template"],
-        other_config={**(record["other_config"] if is_restored else config), IMPORTING: "true"},
-        allowed_operations=allowed("Halted", (), is_template=record["is_a_template"]),
-    )
-    vm = host.objects.create("VM", **fields)
+    # References mean nothing here, and the file is believed no more than a client.
+    wanted = {name: value for name, value in record.items() if CLASSES["VM"][name].kind != "ref"}
+    config = record["other_config"]
+    if not is_restored:
+        config = {key: value for key, value in config.items() if key != _MAC_SEED}
+    wanted["other_config"] = {**config, IMPORTING: "true"}
+    own = {"uuid": record["uuid"]} if is_restored and _is_free(host, record["uuid"]) else {}
+    vm = vms.make(host, wanted, **own)
     host.flush()
     return vm
+
+
+def _is_free(host: HostServer, uuid: str) -> bool:
+    """Tell whether a uuid is one, in the form that names of files are made of, and nobody's."""
+    taken = (row["uuid"] for row in host.objects.all("VM").values())
+    return is_uuid(uuid) and "-" in uuid and uuid == uuid.lower() and uuid not in taken
 
 
 async def _take_disks(
     host: HostServer, archive: Archive, manifest: Manifest, vm: str, record: Record, sr: str
 ) -> None:
-    """Fill the disks as they come, then give them to the VM in the order that it had them."""
+    """Fill the disks as they come; drives come last, and are empty."""
     devices = [manifest.get("VBD", name) for name in record["VBDs"]]
     wanted = {row["VDI"]: row for row in devices if row["type"] == "Disk" and _is_named(row["VDI"])}
     while (piece := await archive.peek()) is not None:
         row = wanted.pop(piece.prefix, None)
         if row is None:
             raise XapiFault("IMPORT_ERROR_UNEXPECTED_FILE", "a disk of the VM", piece.prefix)
-        disk = await _take_disk(host, archive, piece.prefix, manifest.get("VDI", row["VDI"]), sr)
-        # From here on the disk goes where the VM goes.
-        add_vbd(host, vm, row, disk)
-        host.flush()
+        device = {**row, "VM": vm}
+        await _take_disk(host, archive, piece.prefix, manifest.get("VDI", row["VDI"]), device, sr)
     if wanted:
         raise XapiFault("IMPORT_ERROR_ATTACHED_DISKS_NOT_FOUND")
     for row in devices:
         if row["type"] != "Disk":
-            add_vbd(host, vm, row, NULL)
+            vbds.create(host, {**row, "VM": vm, "VDI": NULL})
 
 
 def _is_named(name: str) -> bool:
@@ -122,25 +121,28 @@ def _is_named(name: str) -> bool:
 
 
 async def _take_disk(
-    host: HostServer, archive: Archive, prefix: str, record: Record, sr: str
-) -> str:
+    host: HostServer, archive: Archive, prefix: str, record: Record, device: Record, sr: str
+) -> None:
     fields = {name: record[name] for name in (*_OF_DISK, *_OF_DISK_MORE)}
     size = record["virtual_size"]
     vdis.check_room(host, sr, size)
     fields.update(SR=sr, virtual_size=vdis.rounded(size))
 
     async def act(repository: Repository, uuid: str) -> None:
+        # It is the VM's before it is whole: at no moment is it whole and nobody's.
+        vbds.create(host, {**device, "VDI": host.objects.by_uuid("VDI", uuid)})
         await repository.create(uuid, vdis.rounded(size))
         async with contextlib.aclosing(archive.disk(prefix, size)) as pieces:
             await repository.fill(uuid, "raw", pieces)
 
-    return await vdis.make(host, fields, act)
+    await vdis.make(host, fields, act)
 
 
 def _add_card(host: HostServer, manifest: Manifest, vm: str, name: str, *, keeps_mac: bool) -> None:
     row = manifest.get("VIF", name)
     wanted = manifest.get("network", row["network"])
-    add_vif(host, vm, {**row, "network": _network(host, wanted)}, keeps_mac=keeps_mac)
+    mac = row["MAC"] if keeps_mac else ""
+    vifs.create(host, {**row, "VM": vm, "network": _network(host, wanted), "MAC": mac})
 
 
 def _network(host: HostServer, wanted: Record) -> str:
