@@ -316,7 +316,7 @@ class HostServer:
             is_local_superuser=user == "root",
         )
         self._last_used_s[made] = now
-        self._ranks[made] = ROLES.index(self._accounts[user].role)
+        self._ranks[made] = self.rank_of_user(user)
         return made
 
     def end_session(self, ref: str) -> None:
@@ -339,6 +339,14 @@ class HostServer:
             return False
         self._last_used_s[ref] = now
         return True
+
+    def rank_of(self, session: str) -> int:
+        """Give the place among the roles of a session that holds."""
+        return self._ranks[session]
+
+    def rank_of_user(self, user: str) -> int:
+        """Give the place among the roles of a user that there is."""
+        return ROLES.index(self._accounts[user].role)
 
     def knows(self, user: str, password: str) -> bool:
         """Tell whether these are a user and its password."""

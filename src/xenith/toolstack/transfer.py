@@ -18,12 +18,14 @@ import msgspec
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.classes.vdi import SIZE_BYTES_MAX
 from xenith.toolstack.classes.vdi_stream import Export, export_raw, import_raw, import_target
+from xenith.toolstack.roles import ROLES
 from xenith.toolstack.server import HostServer, Transfer
 from xenith.xapi import NULL, xmlrpc
 from xenith.xapi.faults import XapiFault
 from xenith.xapi.wire import CutError, Reply, Request
 
-_REFUSAL = b"<html><body><h1>401 Unauthorized</h1></body></html>"
+_UNKNOWN = b"<html><body><h1>401 Unauthorized</h1></body></html>"
+_FORBIDDEN = b"<html><body><h1>403 Forbidden</h1></body></html>"
 _REALM = {"www-authenticate": 'Basic realm="XenAPI"'}
 #: No stream of a disk is so long: who announces more does not know. Xen Orchestra's client
 #: announces a pebibyte then, and hangs up when it is done. Source: xen-api 4.7, putResource.
@@ -37,8 +39,8 @@ async def import_raw_vdi(host: HostServer, request: Request) -> Reply:
     nothing and no task, to hear of a redirection, and one that does not know the length.
     """
     query = query_of(request)
-    if not may_transfer(host, request, query):
-        return refusal()
+    if (refused := refusal(host, request, query)) is not None:
+        return refused
     assert request.chunks is not None, "the path is one that streams"
     task, length = query.get("task_id", NULL), request.headers.get("content-length", "")
     try:
@@ -110,8 +112,8 @@ async def export_raw_vdi(host: HostServer, request: Request) -> Reply:
     What fails later breaks the connection, and the task tells why.
     """
     query = query_of(request)
-    if not may_transfer(host, request, query):
-        return refusal()
+    if (refused := refusal(host, request, query)) is not None:
+        return refused
     return await give(host, query.get("task_id", NULL), lambda: export_raw(host, query))
 
 
@@ -149,11 +151,6 @@ async def _told(host: HostServer, export: Export, task: str) -> AsyncIterator[by
         host.flush()
 
 
-def refusal() -> Reply:
-    """Answer who may not."""
-    return Reply(401, _REFUSAL, "text/html", headers=_REALM, is_closing=True)
-
-
 TRANSFERS: dict[tuple[str, str], Transfer] = {
     ("PUT", "/import_raw_vdi"): import_raw_vdi,
     ("GET", "/export_raw_vdi"): export_raw_vdi,
@@ -171,22 +168,39 @@ def named_task(task: str) -> dict[str, str]:
     return {} if task == NULL or not task.isprintable() else {"task-id": task}
 
 
-def may_transfer(host: HostServer, request: Request, query: dict[str, str]) -> bool:
-    """Tell whether who sends a request has a session, or a name and its password."""
+def refusal(
+    host: HostServer, request: Request, query: dict[str, str], *, role: str = "vm-admin"
+) -> Reply | None:
+    """Answer who may not: who has neither a session nor a name and its password, or too low a role.
+
+    Source: xapi's http_actions, which name the least role for each; transfers of VMs and disks take
+    a VM admin.
+    """
+    rank = _rank(host, request, query)
+    if rank is None:
+        return Reply(401, _UNKNOWN, "text/html", headers=_REALM, is_closing=True)
+    if rank < ROLES.index(role):
+        return Reply(403, _FORBIDDEN, "text/html", is_closing=True)
+    return None
+
+
+def _rank(host: HostServer, request: Request, query: dict[str, str]) -> int | None:
     session = _cookie(request.headers.get("cookie", "")) or query.get("session_id")
     if session:
         # A session is the pool's: consoles ask each host for what it measures with the one that
         # they have of the coordinator.
         held = (host, host.pool.coordinator)
-        return any(one is not None and one.has_session(session) for one in held)
+        return next(
+            (one.rank_of(session) for one in held if one and one.has_session(session)), None
+        )
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
-        return False
+        return None
     try:
         user, _, password = base64.b64decode(given, validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
-        return False
-    return host.knows(user, password)
+        return None
+    return host.rank_of_user(user) if host.knows(user, password) else None
 
 
 def _cookie(header: str) -> str:

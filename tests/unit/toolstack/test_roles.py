@@ -1,5 +1,9 @@
 """Who may do what: every role has what the ones below it have, and no more."""
 
+import asyncio
+import base64
+from http.client import HTTPConnection
+
 import pytest
 
 from xenith.core.clock import SystemClock
@@ -159,3 +163,45 @@ async def test_roles_and_their_permissions_can_be_read(host):
     await root.call("subject.remove_from_roles", subject, named["vm-operator"])
     await root.call("subject.destroy", subject)
     await root.close()
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "least"),
+    [
+        ("GET", "/export", "vm-admin"),
+        ("PUT", "/import", "vm-admin"),
+        ("GET", "/export_raw_vdi", "vm-admin"),
+        ("PUT", "/import_raw_vdi", "vm-admin"),
+        ("GET", "/host_rrd", "read-only"),
+        ("GET", "/rrd_updates?start=0", "read-only"),
+    ],
+)
+@pytest.mark.parametrize("by", ["session", "name"])
+async def test_the_least_role_of_a_transfer(host, verb, path, least, by):
+    for role in ROLES:
+        status = await ask(host, verb, path, role, by)
+        is_refused = ROLES.index(role) < ROLES.index(least)
+        assert (status == 403) == is_refused, role
+        assert status != 401
+    assert await ask(host, verb, path, "nobody", by) == 401
+
+
+async def ask(url, verb, path, user, by):
+    """Ask for a transfer of nothing as a user; give the status."""
+    headers = {}
+    if by == "name":
+        told = base64.b64encode(f"{user}:{user}'s own".encode()).decode()
+        headers["authorization"] = f"Basic {told}"
+    elif user == "nobody":
+        headers["cookie"] = "session_id=OpaqueRef:none"
+    else:
+        headers["cookie"] = f"session_id={(await login(url, user))._reference}"
+
+    def run():
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=20)
+        connection.request(verb, path, headers=headers)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    return await asyncio.to_thread(run)

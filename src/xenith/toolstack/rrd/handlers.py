@@ -15,7 +15,7 @@ from xenith.toolstack.rrd import export
 from xenith.toolstack.rrd.archive import CFS, LEVELS, Archives
 from xenith.toolstack.rrd.sampler import archives_of_vm, sampler_of
 from xenith.toolstack.server import HostServer, Transfer
-from xenith.toolstack.transfer import may_transfer, refusal
+from xenith.toolstack.transfer import refusal
 from xenith.xapi.wire import Reply, Request
 
 _HEADERS = {
@@ -33,8 +33,8 @@ async def rrd_updates(host: HostServer, request: Request) -> Reply:
     """
     query = parse_qs(request.query, keep_blank_values=True)
     last = {name: values[-1] for name, values in query.items()}
-    if not may_transfer(host, request, last):
-        return refusal()
+    if (refused := refusal(host, request, last, role="read-only")) is not None:
+        return refused
     start_s, interval_s = _number(last.get("start", "")), _number(last.get("interval", "0"))
     cf = last.get("cf")
     if start_s is None or interval_s is None or (cf is not None and cf not in CFS):
@@ -61,16 +61,16 @@ async def rrd_updates(host: HostServer, request: Request) -> Reply:
 async def host_rrd(host: HostServer, request: Request) -> Reply:
     """Give all that was measured of this host."""
     query = _query(request)
-    if not may_transfer(host, request, query):
-        return refusal()
+    if (refused := refusal(host, request, query, role="read-only")) is not None:
+        return refused
     return await _dump(await sampler_of(host).of_host(), request, query)
 
 
 async def vm_rrd(host: HostServer, request: Request) -> Reply:
     """Give all that was measured of the VM that ``uuid`` names."""
     query = _query(request)
-    if not may_transfer(host, request, query):
-        return refusal()
+    if (refused := refusal(host, request, query, role="read-only")) is not None:
+        return refused
     archives = await archives_of_vm(host, query.get("uuid", ""))
     if archives is None:
         page = b"<html><body><h1>404 Not Found</h1></body></html>"

@@ -24,7 +24,6 @@ from xenith.toolstack.transfer import (
     query_of,
     refusal,
 )
-from xenith.toolstack.transfer import may_transfer as may
 from xenith.toolstack.xva import pieces as tar
 from xenith.toolstack.xva.manifest import describe
 from xenith.toolstack.xva.reception import receive
@@ -40,8 +39,8 @@ _GZIP_LEVEL = 1
 async def export_vm(host: HostServer, request: Request) -> Reply:
     """Give a VM that is not running, a template or a snapshot, with its disks."""
     query = query_of(request)
-    if not may(host, request, query):
-        return refusal()
+    if (refused := refusal(host, request, query)) is not None:
+        return refused
     return await give(host, query.get("task_id", NULL), lambda: _export(host, query))
 
 
@@ -92,8 +91,8 @@ async def import_vm(host: HostServer, request: Request) -> Reply:
     Who does not know how long the file is announces more than any, and hears by the task.
     """
     query = query_of(request)
-    if not may(host, request, query):
-        return refusal()
+    if (refused := refusal(host, request, query)) is not None:
+        return refused
     assert request.chunks is not None, "the path is one that streams"
     task, length = query.get("task_id", NULL), request.headers.get("content-length", "")
     if length == "0" and task == NULL:
