@@ -40,6 +40,7 @@ from xenith.driver.names import (
     is_half_import,
 )
 from xenith.driver.tools import read_file
+from xenith.vhd import TARBALL
 from xenith.xapi import XapiFault
 
 OpenImage = Callable[[str], AsyncIterator[bytes]]
@@ -320,7 +321,7 @@ class ImageCache:
         if disk_format == "qcow2" and not await self._can_read_qcow2():
             async with qcow2.converted_to_raw(chunks) as path:
                 return await self._fill_from(image_id, path, disk_format="raw")
-        if disk_format == tarball.FORMAT:
+        if disk_format == TARBALL:
             async with tarball.converted_to_vhd(chunks) as path:
                 return await self._fill_from(image_id, path, disk_format="vhd")
         return await self._fill(image_id, chunks, disk_format=disk_format, stream_bytes=size_bytes)

@@ -16,8 +16,6 @@ from xenith.core.errors import Invalid
 from xenith.driver.tools import run_tool, store_file
 from xenith.vhd.tarball_process import FLAT_NAME
 
-#: What an image of this kind is called, as its container is. Source: glance, container formats.
-FORMAT = "ovf"
 FLATTEN_TIMEOUT_S = 3600.0
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from xenith.core.errors import TooLarge
 from xenith.core.limits import IMAGE_BYTES_MAX
 from xenith.image.formats import Inspector
-from xenith.image.tarball import TarballReader, is_tarball, reading_tarball
+from xenith.image.tarball import TarballReader, reading_tarball
+from xenith.vhd import is_tarball
 
 
 class Seen:

@@ -22,11 +22,6 @@ _SAID_BYTES_MAX = 4096
 _REFUSED = 1
 
 
-def is_tarball(disk_format: str | None, container_format: str | None) -> bool:
-    """Tell whether an image's bytes are a tarball of VHDs. Source: nova's ``xenapi`` driver."""
-    return (disk_format, container_format) == ("vhd", "ovf")
-
-
 class TarballReader:
     """A process that reads one tarball."""
 

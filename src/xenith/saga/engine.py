@@ -115,8 +115,8 @@ class SagaEngine(Generic[C]):
         self._waiting: dict[str, bool] = {}
         self._has_more = False
         self._busy: set[str] = set()
-        #: How many of those are in a step that only waits.
-        self._waiting_count = 0
+        #: How many of those rest: they are in a step that only waits.
+        self._resting_count = 0
         #: Busy subjects with a saga begun since their task last looked.
         self._again: set[str] = set()
         self._active: dict[str, _Active] = {}
@@ -131,7 +131,7 @@ class SagaEngine(Generic[C]):
 
     @property
     def _at_work(self) -> int:
-        return len(self._busy) - self._waiting_count
+        return len(self._busy) - self._resting_count
 
     async def start(self) -> None:
         """Resume what the database holds, and run what is begun from now on."""
@@ -351,7 +351,7 @@ class SagaEngine(Generic[C]):
         active.is_cancellable = step.is_cancellable and verb == "do"
         is_wait = step.is_wait and verb == "do"
         if is_wait:
-            self._waiting_count += 1
+            self._resting_count += 1
             self._fill()
         try:
             if self.probe is not None:
@@ -365,7 +365,7 @@ class SagaEngine(Generic[C]):
             interrupt, active.interrupt = active.interrupt, None
             raise interrupt from None
         finally:
-            self._waiting_count -= is_wait
+            self._resting_count -= is_wait
             active.deadline_s = math.inf
             active.is_cancellable = False
         if outcome is not None and outcome.data:

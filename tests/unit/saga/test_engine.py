@@ -261,7 +261,7 @@ async def test_who_only_waits_leaves_its_place_to_others(db, engines, journal):
     assert journal.events[-1] == "do c"
     journal.gates["do wait"].set()
     await engine.settle()
-    assert engine._waiting_count == 0
+    assert engine._resting_count == 0
     # One that is interrupted gives the count back too.
     journal.gate("do wait")
     saga_id = await db.run(begin, "waiting", subject="w9")
@@ -269,7 +269,7 @@ async def test_who_only_waits_leaves_its_place_to_others(db, engines, journal):
     await db.run(lambda tx: cancel(tx, saga_id=saga_id))
     await engine.settle()
     assert (await state_of(db, saga_id)).state == "unwound"
-    assert engine._waiting_count == 0
+    assert engine._resting_count == 0
 
 
 async def test_more_subjects_than_are_remembered_are_found_again_in_the_database(

@@ -31,6 +31,7 @@ from xenith.core.ids import is_uuid
 from xenith.db import Row, Tx
 from xenith.http import Principal
 from xenith.http.paging import Page
+from xenith.vhd import TARBALL, is_tarball
 
 UNSET = msgspec.UNSET
 
@@ -353,12 +354,9 @@ def find_bootable(
 
 
 def bytes_format(image: ImageInfo) -> str:
-    """Name what an image's bytes are: its disk format, or ``ovf`` for a tarball of VHDs.
-
-    Source: nova, xenapi ``vm_utils``: a VHD comes in a tarball where its container is ``ovf``.
-    """
-    if (image.disk_format, image.container_format) == ("vhd", "ovf"):
-        return "ovf"
+    """Name what an image's bytes are: its disk format, or that of a tarball of VHDs."""
+    if is_tarball(image.disk_format, image.container_format):
+        return TARBALL
     return image.disk_format or "raw"
 
 

@@ -96,11 +96,11 @@ def note_turn(tx: Tx, project_id: str, *, now_s: float) -> None:
 
 def remove_schedule(tx: Tx, server_id: str) -> None:
     """Forget a server's schedule, if it has one, and its project's turns with the last."""
-    row = tx.find(image_schedules, server_id=server_id)
+    row = tx.peek(image_schedules, ("project_id",), server_id=server_id)
     if row is None:
         return
     tx.delete(image_schedules, server_id=server_id)
-    if not tx.list(image_schedules, project_id=row.project_id):
+    if tx.peek(image_schedules, ("server_id",), project_id=row.project_id) is None:
         tx.delete(image_schedule_turns, project_id=row.project_id)
 
 
