@@ -64,7 +64,7 @@ class HostDriver:
             on_state=lambda is_up: on_state(address.id, is_up),
             watch=self._events.follow,
         )
-        claims = ImageClaims(world, self._line)
+        claims = ImageClaims(world, self._line, owner=address.id)
         self._images = ImageCache(
             self._line, self._inventory, open_image, self._tasks, world, claims
         )

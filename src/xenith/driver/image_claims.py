@@ -3,7 +3,8 @@
 Several drivers may have one SR: processes of a cell, or cells that share a pool. A claim is a key
 of the SR's ``other_config``, which XenAPI adds once only, and names a task of the pool that its
 holder touches for as long as it lives. Whoever finds a claim waits; when its task is not touched
-any more, or is gone, the claim is dead, and the one who adds the next number takes over.
+any more, or is gone, the claim is dead, and the one who adds the next number takes over. A driver
+that begins again knows at once that what it claimed before is dead.
 
 A holder that was only slow is no harm: an image is whole by its own mark, so the worst that comes
 of two holders is a second copy, which is swept up.
@@ -29,11 +30,16 @@ _BEAT_KEY = "xenith-beat"
 
 
 class ImageClaims:
-    """Claims on the images of one host's repository."""
+    """Claims on the images of one host's repository.
 
-    def __init__(self, world: World, line: HostConnection) -> None:
+    ``owner`` tells who claims; of one owner only one lives, so what another that was it has claimed
+    is dead.
+    """
+
+    def __init__(self, world: World, line: HostConnection, *, owner: str) -> None:
         self._world = world
         self._line = line
+        self._owner = owner
         #: What a claim's task last said, since when, and in how many looks.
         self._seen: dict[str, tuple[str, float, int]] = {}
         #: Tasks of claims made here, and of those that are still held: what is left of a call whose
@@ -51,7 +57,7 @@ class ImageClaims:
         there = await self._claims_of(image_id)
         if await self._are_alive(there.values()):
             return None
-        task: str = await self._line.call("task.create", f"xenith image {image_id}", "")
+        task: str = await self._line.call("task.create", f"xenith image {image_id}", self._owner)
         self._made.add(task)
         try:
             number = max(there, default=0) + 1
@@ -107,12 +113,15 @@ class ImageClaims:
         if task in self._made:
             return task in self._held
         try:
-            said = (await self._line.call("task.get_other_config", task)).get(_BEAT_KEY, "")
+            record = await self._line.call("task.get_record", task)
         except XapiFault as fault:
             if fault.code != "HANDLE_INVALID":
                 raise
             self._seen.pop(task, None)
             return False
+        if record["name_description"] == self._owner:
+            return False
+        said = record["other_config"].get(_BEAT_KEY, "")
         now = self._world.clock.monotonic()
         before, since, looks = self._seen.get(task, (None, now, 0))
         if said != before:

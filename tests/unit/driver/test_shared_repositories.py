@@ -63,8 +63,11 @@ class Place:
     async def call(self, method, *params):
         return await self.session.call(method, *params, timeout_s=30)
 
-    async def connect(self, name):
-        """Give a driver of its own, as each process has one; ``name`` says who reads an image."""
+    async def connect(self, name, *, owner=None):
+        """Give a driver of its own, as each process has one; ``name`` says who reads an image.
+
+        ``owner`` is the host's row that it is of, by default one of its own.
+        """
 
         async def open_image(image_id):
             self.gets.append((name, image_id))
@@ -78,7 +81,13 @@ class Place:
 
         driver = HostDriver(
             World(SystemClock(), Ids(len(self.drivers) + 100)),
-            HostAddress("host-1", "pool", self.fleet.hosts["a"].url, "root", "pw"),
+            HostAddress(
+                owner or f"host-{len(self.drivers)}",
+                "pool",
+                self.fleet.hosts["a"].url,
+                "root",
+                "pw",
+            ),
             on_power=lambda *_: None,
             on_state=lambda *_: None,
             open_image=open_image,
@@ -174,6 +183,25 @@ async def test_where_the_one_who_brings_it_is_killed_another_takes_over(place, m
     assert await place.claims() == {}
 
 
+async def test_who_is_killed_and_begins_again_waits_for_no_claim_of_its_own(place, monkeypatch):
+    # By silence it would never be dead.
+    monkeypatch.setattr(image_claims, "SILENCE_MAX_S", 1e9)
+    first = await place.connect("first", owner="h")
+    place.pieces.insert(1, asyncio.Event())
+    dying = asyncio.create_task(ask(first))
+    await place.begun()
+    await die(first)
+    await asyncio.gather(dying, return_exceptions=True)
+    assert len(await place.claims()) == 1
+    place.pieces = [b"a" * MIB, b"b" * MIB]
+    again = await place.connect("again", owner="h")
+    assert await place.images() == [], "the half is swept up as it begins"
+    assert await place.claims() == {}
+    async with asyncio.timeout(PATIENCE_S):
+        await ask(again)
+    assert len(await place.images()) == 1
+
+
 async def test_where_an_import_fails_the_next_who_waits_brings_it(place):
     first, second = await place.connect("first"), await place.connect("second")
     gate = asyncio.Event()
@@ -249,7 +277,7 @@ async def test_of_two_who_take_over_a_dead_claim_one_has_it(place):
     driver = await place.connect("d")
     dead = f"xenith-bringing-{IMAGE}-1"
     await place.call("SR.add_to_other_config", place.sr, dead, "OpaqueRef:gone")
-    claims = [ImageClaims(place.world, driver._line) for _ in range(4)]
+    claims = [ImageClaims(place.world, driver._line, owner=str(n)) for n in range(4)]
     async with asyncio.timeout(PATIENCE_S):
         while not (taken := [one for one in await _take(claims) if one is not None]):
             pass
@@ -262,7 +290,7 @@ async def test_of_two_who_take_over_a_dead_claim_one_has_it(place):
 
 async def test_a_claim_of_ones_own_that_could_not_be_given_back_is_not_waited_for(place):
     driver = await place.connect("d")
-    claims = ImageClaims(place.world, driver._line)
+    claims = ImageClaims(place.world, driver._line, owner="host-0")
     first = await claims.take(IMAGE)
     assert await claims.take(IMAGE) is None
     session, driver._line._session = driver._line._session, None
