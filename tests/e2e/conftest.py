@@ -1,7 +1,8 @@
-"""Gives end-to-end tests a cloud of real guests."""
+"""Gives end-to-end tests a cloud of real guests, and what a guest of a host's own needs."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from xenith.toolstack.backends.qemu.processes import find_qemus
 
 
 def _xenith(*arguments: str) -> None:
@@ -30,6 +33,36 @@ def _guests(place: Path) -> list[int]:
         if entry.name.isdigit() and is_ours and str(place) in command:
             found.append(int(entry.name))
     return found
+
+
+@pytest.fixture
+def make_config_drive(tmp_path: Path) -> Callable[..., Path]:
+    """Makes the ISO of a config drive of a script and of what else a guest is told, as JSON."""
+
+    def make(user_data: str, **told: object) -> Path:
+        latest = tmp_path / "config" / "openstack" / "latest"
+        latest.mkdir(parents=True)
+        (latest / "user_data").write_text(user_data)
+        for name, value in told.items():
+            (latest / f"{name}.json").write_text(json.dumps(value))
+        iso = tmp_path / "config.iso"
+        command = ["genisoimage", "-quiet", "-V", "config-2", "-r", "-J", "-o", str(iso)]
+        subprocess.run([*command, str(tmp_path / "config")], check=True)
+        return iso
+
+    return make
+
+
+@pytest.fixture
+def kill_guests() -> Callable[[Path], None]:
+    """Kills what still runs of the guests of a host's directory."""
+
+    def kill(directory: Path) -> None:
+        for pids in find_qemus((directory / "domains").resolve()).values():
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+
+    return kill
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """Real guests in QEMU, from the tiny image, through everything that a host does with them."""
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -53,20 +51,12 @@ def image():
 
 
 @pytest.fixture
-def config_drive(tmp_path):
-    latest = tmp_path / "config" / "openstack" / "latest"
-    latest.mkdir(parents=True)
-    (latest / "meta_data.json").write_text(json.dumps(META))
-    (latest / "network_data.json").write_text(json.dumps(NETWORK))
-    (latest / "user_data").write_text(USER_DATA)
-    iso = tmp_path / "config.iso"
-    command = ["genisoimage", "-quiet", "-V", "config-2", "-r", "-J", "-o", iso]
-    subprocess.run([*command, tmp_path / "config"], check=True)
-    return iso
+def config_drive(make_config_drive):
+    return make_config_drive(USER_DATA, meta_data=META, network_data=NETWORK)
 
 
 @pytest.fixture
-async def host(tmp_path):
+async def host(tmp_path, kill_guests):
     """A function that makes backends over one directory; what still runs at the end is killed."""
     # Deeper than the 108 bytes that a socket's path may have.
     directory = tmp_path / ("long-name-" * 12)
@@ -85,9 +75,7 @@ async def host(tmp_path):
     yield make
     for backend in made:
         await backend.stop()
-    for pids in find_qemus(directory.resolve() / "domains").values():
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+    kill_guests(directory)
 
 
 async def chunks(path, size=1 << 18):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 
 import pytest
@@ -13,7 +12,6 @@ from xenith.core.world import World
 from xenith.dev.tiny_image import find_or_build
 from xenith.toolstack.backends import NO_ROOM, DiskSpec, DomainSpec
 from xenith.toolstack.backends.qemu import QemuBackend, backend
-from xenith.toolstack.backends.qemu.processes import find_qemus
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,7 +50,7 @@ def disk_of_memory(tmp_path):
 
 
 @pytest.fixture
-async def host(tmp_path, disk_of_memory):
+async def host(tmp_path, disk_of_memory, kill_guests):
     made, heard = [], []
 
     async def make():
@@ -66,26 +64,14 @@ async def host(tmp_path, disk_of_memory):
     yield make
     for one in made:
         await one.stop()
-    for pids in find_qemus((tmp_path / "host" / "domains").resolve()).values():
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+    kill_guests(tmp_path / "host")
 
 
-def make_config(directory):
-    latest = directory / "config" / "openstack" / "latest"
-    latest.mkdir(parents=True)
-    (latest / "meta_data.json").write_text(f'{{"uuid": "{VM}", "hostname": "writer"}}')
-    (latest / "user_data").write_text(WRITER)
-    iso = directory / "config.iso"
-    told("genisoimage", "-quiet", "-V", "config-2", "-r", "-J", "-o", iso, directory / "config")
-    return iso
-
-
-async def start_writer(one, directory):
+async def start_writer(one, config_drive):
     async def chunks(path):
         yield path.read_bytes()
 
-    for vdi, path in ((ROOT, find_or_build()), (CONFIG, make_config(directory))):
+    for vdi, path in ((ROOT, find_or_build()), (CONFIG, config_drive)):
         await one.sr.create(vdi, 2 * MIB)
         await one.sr.fill(vdi, "raw", chunks(path))
     await one.sr.create(DATA, PIECE * PIECES)
@@ -111,11 +97,12 @@ def resize(path, size_bytes):
 
 
 async def test_a_guest_waits_while_its_repository_is_full_and_then_goes_on(
-    host, tmp_path, disk_of_memory, monkeypatch
+    host, make_config_drive, disk_of_memory, monkeypatch
 ):
     monkeypatch.setattr(backend, "_ROOM_PERIOD_S", 0.2)
     one = await host()
-    await start_writer(one, tmp_path)
+    told_to_guest = {"uuid": VM, "hostname": "writer"}
+    await start_writer(one, make_config_drive(WRITER, meta_data=told_to_guest))
 
     async def has_begun():
         return await written(one) > 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from xenith.core.units import MIB
-from xenith.toolstack.backends.qemu.processes import find_qemus
 from xenith.xapi import XapiFault, XapiSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -58,14 +56,12 @@ class Host:
 
 
 @pytest.fixture
-async def host(tmp_path):
+async def host(tmp_path, kill_guests):
     host = Host(tmp_path)
     await host.start()
     yield host
     await host.kill()
-    for pids in find_qemus((tmp_path / "host" / "domains").resolve()).values():
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+    kill_guests(tmp_path / "host")
 
 
 def leaves(directory: Path) -> int:

@@ -2,11 +2,8 @@
 
 import asyncio
 import base64
-import json
 import math
 import os
-import signal
-import subprocess
 import xml.etree.ElementTree as ET
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -17,7 +14,6 @@ from xenith.core.units import GIB, MIB
 from xenith.core.world import World
 from xenith.dev.tiny_image import find_or_build
 from xenith.toolstack.backends.qemu import QemuBackend
-from xenith.toolstack.backends.qemu.processes import find_qemus
 from xenith.toolstack.fleet import Fleet
 from xenith.xapi import XapiSession
 
@@ -74,25 +70,12 @@ class Host:
 
 
 @pytest.fixture
-async def host(tmp_path):
+async def host(tmp_path, kill_guests):
     host = Host(tmp_path)
     await host.start()
     yield host
     await host.stop()
-    for pids in find_qemus((tmp_path / "host" / "domains").resolve()).values():
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-
-
-def config_drive(directory):
-    latest = directory / "config" / "openstack" / "latest"
-    latest.mkdir(parents=True)
-    (latest / "meta_data.json").write_text(json.dumps({"uuid": "x", "hostname": "reader"}))
-    (latest / "user_data").write_text(READER)
-    iso = directory / "config.iso"
-    command = ["genisoimage", "-quiet", "-V", "config-2", "-r", "-J", "-o", iso]
-    subprocess.run([*command, directory / "config"], check=True)
-    return iso.read_bytes()
+    kill_guests(tmp_path / "host")
 
 
 def columns(body):
@@ -107,8 +90,10 @@ def total(rates):
     return sum(rate * 5 for rate in rates if not math.isnan(rate))
 
 
-async def test_a_guest_that_reads_a_disk_is_seen_to_and_is_remembered(host, tmp_path):
-    drive = config_drive(tmp_path)
+async def test_a_guest_that_reads_a_disk_is_seen_to_and_is_remembered(
+    host, tmp_path, make_config_drive
+):
+    drive = make_config_drive(READER, meta_data={"uuid": "x", "hostname": "reader"}).read_bytes()
     disks = [
         await host.make_disk(find_or_build().read_bytes(), size=64 * MIB),
         await host.make_disk(os.urandom(DATA_BYTES)),

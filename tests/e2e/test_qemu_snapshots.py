@@ -13,7 +13,6 @@ from xenith.core.world import World
 from xenith.dev.tiny_image import find_or_build
 from xenith.toolstack.backends import BackendError, DiskSpec, DomainSpec
 from xenith.toolstack.backends.qemu import QemuBackend
-from xenith.toolstack.backends.qemu.processes import find_qemus
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -35,7 +34,7 @@ done
 
 
 @pytest.fixture
-async def host(tmp_path):
+async def host(tmp_path, kill_guests):
     made = []
 
     async def make():
@@ -48,9 +47,7 @@ async def host(tmp_path):
     yield make
     for backend in made:
         await backend.stop()
-    for pids in find_qemus((tmp_path / "host" / "domains").resolve()).values():
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+    kill_guests(tmp_path / "host")
 
 
 async def io(backend, command):
@@ -210,26 +207,12 @@ def find_tap_pid(directory):
     pytest.fail("there is no tap")
 
 
-async def test_a_guest_that_writes_all_the_time_finds_each_snapshot_whole(host, tmp_path):
+async def test_a_guest_that_writes_all_the_time_finds_each_snapshot_whole(
+    host, tmp_path, make_config_drive
+):
     backend = await host()
     image = find_or_build()
-    latest = tmp_path / "config" / "openstack" / "latest"
-    latest.mkdir(parents=True)
-    (latest / "meta_data.json").write_text(f'{{"uuid": "{VM}", "hostname": "writer"}}')
-    (latest / "user_data").write_text(WRITER)
-    iso = tmp_path / "config.iso"
-    command = [
-        "genisoimage",
-        "-quiet",
-        "-V",
-        "config-2",
-        "-r",
-        "-J",
-        "-o",
-        iso,
-        tmp_path / "config",
-    ]
-    told(*command)
+    iso = make_config_drive(WRITER, meta_data={"uuid": VM, "hostname": "writer"})
 
     async def chunks(path):
         yield path.read_bytes()

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import json
-import subprocess
 import time
 
 import pytest
@@ -48,15 +46,8 @@ echo "xenstore done"
 
 
 @pytest.fixture
-def config_drive(tmp_path):
-    latest = tmp_path / "config" / "openstack" / "latest"
-    latest.mkdir(parents=True)
-    (latest / "meta_data.json").write_text(json.dumps({"uuid": VM, "hostname": "guest"}))
-    (latest / "user_data").write_text(GUEST)
-    iso = tmp_path / "config.iso"
-    command = ["genisoimage", "-quiet", "-V", "config-2", "-r", "-J", "-o", iso]
-    subprocess.run([*command, tmp_path / "config"], check=True)
-    return iso
+def config_drive(make_config_drive):
+    return make_config_drive(GUEST, meta_data={"uuid": VM, "hostname": "guest"})
 
 
 @pytest.fixture
