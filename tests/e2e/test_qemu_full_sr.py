@@ -13,11 +13,7 @@ from xenith.dev.tiny_image import find_or_build
 from xenith.toolstack.backends import NO_ROOM, DiskSpec, DomainSpec
 from xenith.toolstack.backends.qemu import QemuBackend, backend
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.e2e,
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 ROOT, DATA, CONFIG, VM, SR = (
     derive_uuid("qemu-full-sr", name) for name in ("root", "data", "cfg", "vm", "sr")
@@ -42,6 +38,11 @@ def told(*command):
 @pytest.fixture
 def disk_of_memory(tmp_path):
     """A file system whose size can be changed while it is in use."""
+    if os.geteuid() != 0:
+        reason = "a file system is mounted, which takes root"
+        if os.environ.get("CI") in {"true", "1"}:
+            pytest.fail(f"{reason}, and CI runs every test", pytrace=False)
+        pytest.skip(reason)
     path = tmp_path / "sr"
     path.mkdir()
     told("mount", "-t", "tmpfs", "-o", "size=4g", "xenith-test", path)

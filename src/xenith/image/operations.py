@@ -34,6 +34,7 @@ from xenith.image import records
 from xenith.image.layers import LAYER, MAP, Layers, image_layers, leave_layers, use_layers
 from xenith.image.records import ImageFilter, get_visible, images, members
 from xenith.image.seen import seeing
+from xenith.image.tarball import TarballReaders
 
 _log = logger("image")
 
@@ -94,6 +95,7 @@ class Images:
         self.db = db
         self._world = world
         self._store = store
+        self._tarballs = TarballReaders()
         self._layers = Layers(store)
 
     async def recover(self) -> None:
@@ -244,7 +246,8 @@ class Images:
         """Store the bytes of an image whose status is saving."""
         image_id: str = row.id
         try:
-            async with seeing(row.disk_format, row.container_format, chunks) as seen:
+            formats = row.disk_format, row.container_format
+            async with seeing(*formats, chunks, self._tarballs) as seen:
                 layers = await self._write(image_id, seen.pieces(), base=base)
                 if size_bytes is not None and seen.size_bytes != size_bytes:
                     raise Invalid(

@@ -10,7 +10,7 @@ from typing import Any
 from xenith.core.errors import TooLarge
 from xenith.core.limits import IMAGE_BYTES_MAX
 from xenith.image.formats import Inspector
-from xenith.image.tarball import TarballReader, reading_tarball
+from xenith.image.tarball import TarballReader, TarballReaders
 from xenith.vhd import is_tarball
 
 
@@ -65,11 +65,18 @@ class Seen:
 
 @contextlib.asynccontextmanager
 async def seeing(
-    disk_format: str, container_format: str | None, chunks: AsyncIterator[bytes]
+    disk_format: str,
+    container_format: str | None,
+    chunks: AsyncIterator[bytes],
+    readers: TarballReaders,
 ) -> AsyncGenerator[Seen]:
-    """See an image's bytes pass, for the length of the block."""
+    """See an image's bytes pass, for the length of the block.
+
+    Raises:
+        Unavailable: too many tarballs are being read.
+    """
     if not is_tarball(disk_format, container_format):
         yield Seen(disk_format, chunks, None)
         return
-    async with reading_tarball() as tarball:
+    async with readers.reading() as tarball:
         yield Seen(disk_format, chunks, tarball)

@@ -16,6 +16,8 @@ from xenith.core.errors import Invalid, Unavailable
 
 #: Seconds for the rest of a tarball to be read when all of it has come.
 END_TIMEOUT_S = 600.0
+#: Processes at a time; each has some tens of MiB, and 2 GiB at most.
+READERS_MAX = 16
 #: Bytes of what a process says that are read.
 _SAID_BYTES_MAX = 4096
 #: The exit code of one that refuses what it read.
@@ -67,9 +69,32 @@ class TarballReader:
         return int(out)
 
 
+class TarballReaders:
+    """The readers of one image service, a bounded number at a time."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncGenerator[TarballReader]:
+        """Give a reader for the length of the block.
+
+        Raises:
+            Unavailable: there are as many as may be.
+        """
+        if self._count >= READERS_MAX:
+            # Who waited would hold its client's connection, and one slow client all the others.
+            raise Unavailable(f"{READERS_MAX} tarballs are being uploaded: try again later")
+        self._count += 1
+        try:
+            async with _reading() as reader:
+                yield reader
+        finally:
+            self._count -= 1
+
+
 @contextlib.asynccontextmanager
-async def reading_tarball() -> AsyncGenerator[TarballReader]:
-    """Give a reader for the length of the block."""
+async def _reading() -> AsyncGenerator[TarballReader]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "xenith.vhd.tarball_process", "inspect"),
         stdin=asyncio.subprocess.PIPE,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import pytest
 
 from xenith.core.units import MIB
+from xenith.image import tarball
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +59,29 @@ async def test_a_reader_that_gave_up_long_ago_ends_the_upload(cloud):
 
     assert "no tar" in await refused(cloud, endless())
     assert sent < 2**30
+
+
+async def test_no_more_than_so_many_tarballs_are_read_at_a_time(cloud, tarball_of, monkeypatch):
+    monkeypatch.setattr(tarball, "READERS_MAX", 1)
+    data, begun, gate = tarball_of(LINKS, SIZE), asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        yield data[:1000]
+        begun.set()
+        await gate.wait()
+        yield data[1000:]
+
+    first, second = [await cloud.make(**TARBALL) for _ in range(2)]
+    uploading = asyncio.create_task(cloud.upload(first["id"], slow()))
+    await asyncio.wait_for(begun.wait(), 60)
+    answer = await cloud.upload(second["id"], data)
+    assert answer.status_code == 503, answer.text
+    assert (await cloud.show(second["id"]))["status"] == "queued"
+    # Other images are none of it.
+    assert (await cloud.make_active(b"anything"))["status"] == "active"
+    gate.set()
+    assert (await uploading).status_code == 204
+    assert (await cloud.upload(second["id"], data)).status_code == 204
 
 
 async def test_a_container_of_another_format_is_no_tarball(cloud):
