@@ -13,6 +13,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+#: What a tap runs: ``python -m``, in the directory of its domain.
+TAP_MODULE = "xenith.toolstack.tap"
 _SECONDS_TO_DIE = 10.0
 
 
@@ -66,6 +68,25 @@ def find_qemus(domains: Path) -> dict[str, list[int]]:
         if pid_file is not None and pid_file.parent.parent == domains:
             found.setdefault(pid_file.parent.name, []).append(int(entry.name))
     return found
+
+
+def find_taps(directory: Path) -> list[int]:
+    """Find the processes that are the tap of a domain's directory, or are on their way to it."""
+    return [
+        int(entry.name)
+        for entry in os.scandir("/proc")
+        if entry.name.isdigit() and _is_tap(Path(entry.path), directory)
+    ]
+
+
+def _is_tap(process: Path, directory: Path) -> bool:
+    try:
+        if process.stat().st_uid != os.getuid():
+            return False
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        return TAP_MODULE.encode() in words and (process / "cwd").readlink() == directory
+    except OSError:
+        return False
 
 
 def _pid_file(pid: int) -> Path | None:

@@ -18,7 +18,12 @@ from xenith.core.clock import Clock
 from xenith.core.unix_sockets import open_unix
 from xenith.toolstack.backends import BackendError
 from xenith.toolstack.backends.qemu import console
-from xenith.toolstack.backends.qemu.processes import has_ended, spawn_detached
+from xenith.toolstack.backends.qemu.processes import (
+    TAP_MODULE,
+    find_taps,
+    has_ended,
+    spawn_detached,
+)
 from xenith.toolstack.tap.__main__ import CONTROL
 
 #: From its start to its first answer: Python, numpy and the chains' tables.
@@ -105,17 +110,27 @@ async def find_tap(directory: Path) -> Tap | None:
         return None
 
 
+async def _end_old(directory: Path, *, clock: Clock) -> None:
+    """End the tap of a launch of ours that was killed at a bad moment: no guest has used it.
+
+    One that does not listen yet holds its files already, and is waited for.
+    """
+    deadline = clock.monotonic() + _LAUNCH_TIMEOUT_S
+    while find_taps(directory) and clock.monotonic() < deadline:
+        old = await find_tap(directory)
+        if old is not None:
+            await old.quit()
+        await clock.sleep(0.02)
+
+
 async def launch_tap(directory: Path, disks: list[TapDisk], *, clock: Clock) -> Tap:
     """Start a domain's tap and take hold of it.
 
     Raises:
         BackendError: SR_BACKEND_FAILURE_46, a chain cannot be opened.
     """
-    old = await find_tap(directory)
-    if old is not None:
-        # Of a launch of ours that was killed at a bad moment: no guest has used it.
-        await old.quit()
-    command = [sys.executable, "-m", "xenith.toolstack.tap"]
+    await _end_old(directory, clock=clock)
+    command = [sys.executable, "-m", TAP_MODULE]
     for disk in disks:
         command += [disk.leaf, "ro" if disk.is_read_only else "rw", disk.socket]
     log = directory / "tap.log"
