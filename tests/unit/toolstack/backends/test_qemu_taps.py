@@ -46,9 +46,13 @@ def directory(tmp_path):
     made = tmp_path / "domain"
     made.mkdir()
     yield made
-    for pid in find_taps(made):
+    for pid in taps_of(made):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def taps_of(directory):
+    return find_taps(directory.parent).get(directory.name, [])
 
 
 async def test_a_tap_of_a_launch_that_was_cut_off_is_waited_for_and_ended(leaf, directory):
@@ -57,7 +61,7 @@ async def test_a_tap_of_a_launch_that_was_cut_off_is_waited_for_and_ended(leaf, 
     async with asyncio.timeout(60):
         while not (directory / "holds").exists():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
-    assert find_taps(directory) == [old.pid]
+    assert taps_of(directory) == [old.pid]
     assert await find_tap(directory) is None, "it does not listen yet"
     disks = [TapDisk(leaf, "disk1.nbd", is_read_only=False)]
     launching = asyncio.create_task(launch_tap(directory, disks, clock=SystemClock()))
@@ -67,16 +71,16 @@ async def test_a_tap_of_a_launch_that_was_cut_off_is_waited_for_and_ended(leaf, 
     async with asyncio.timeout(60):
         tap = await launching
         assert await old.wait() == 0
-    assert len(find_taps(directory)) == 1
+    assert len(taps_of(directory)) == 1
     await tap.quit()
 
 
 async def test_taps_of_other_domains_are_none_of_it(leaf, directory, tmp_path):
     disks = [TapDisk(leaf, "disk1.nbd", is_read_only=False)]
     tap = await launch_tap(directory, disks, clock=SystemClock())
-    assert find_taps(tmp_path / "other") == []
-    assert len(find_taps(directory)) == 1
+    assert taps_of(tmp_path / "other") == []
+    assert len(taps_of(directory)) == 1
     await tap.quit()
     async with asyncio.timeout(60):
-        while find_taps(directory):  # noqa: ASYNC110 - another process
+        while taps_of(directory):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)

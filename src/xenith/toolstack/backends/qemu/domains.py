@@ -41,11 +41,12 @@ from xenith.toolstack.backends.qemu.domain import Domain, Record
 from xenith.toolstack.backends.qemu.processes import (
     Process,
     find_qemus,
+    find_taps,
     has_ended,
     spawn_detached,
 )
 from xenith.toolstack.backends.qemu.qmp import QmpAbsentError, QmpError
-from xenith.toolstack.backends.qemu.taps import Tap, TapDisk, find_tap, launch_tap
+from xenith.toolstack.backends.qemu.taps import Tap, TapDisk, end_tap, find_tap, launch_tap
 from xenith.toolstack.backends.qemu.xenstore import GuestStores
 from xenith.toolstack.tap.__main__ import CONTROL
 
@@ -129,7 +130,7 @@ class Domains:
         """Take hold of the domains that lived on, and tell of those that did not."""
         self._listener = listener
         self._directory.mkdir(parents=True, exist_ok=True)
-        living = find_qemus(self._directory)
+        living, taps = find_qemus(self._directory), find_taps(self._directory)
         for directory in self._directory.iterdir():
             uuid = directory.name
             record = _read_record(directory)
@@ -138,8 +139,8 @@ class Domains:
                 if process is not None:
                     process.kill()
                     await process.wait()
-                if (tap := await find_tap(directory)) is not None:
-                    await tap.quit()
+                if uuid in taps:
+                    await end_tap(directory, clock=self._clock)
                 await self._tidy(uuid)
                 if record is not None and not self.memory(uuid).exists():
                     self._listener(uuid, "halted", "it ended while the toolstack was away")

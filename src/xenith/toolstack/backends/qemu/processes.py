@@ -70,23 +70,25 @@ def find_qemus(domains: Path) -> dict[str, list[int]]:
     return found
 
 
-def find_taps(directory: Path) -> list[int]:
-    """Find the processes that are the tap of a domain's directory, or are on their way to it."""
-    return [
-        int(entry.name)
-        for entry in os.scandir("/proc")
-        if entry.name.isdigit() and _is_tap(Path(entry.path), directory)
-    ]
+def find_taps(domains: Path) -> dict[str, list[int]]:
+    """Find the taps of a directory of domains, those too that are on their way to being one."""
+    found: dict[str, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        room = _tap_room(Path(entry.path)) if entry.name.isdigit() else None
+        if room is not None and room.parent == domains:
+            found.setdefault(room.name, []).append(int(entry.name))
+    return found
 
 
-def _is_tap(process: Path, directory: Path) -> bool:
+def _tap_room(process: Path) -> Path | None:
+    """Give the directory that a process works in, if it is a tap of ours."""
     try:
         if process.stat().st_uid != os.getuid():
-            return False
+            return None
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return TAP_MODULE.encode() in words and (process / "cwd").readlink() == directory
+        return (process / "cwd").readlink() if TAP_MODULE.encode() in words else None
     except OSError:
-        return False
+        return None
 
 
 def _pid_file(pid: int) -> Path | None:

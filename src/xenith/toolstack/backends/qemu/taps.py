@@ -110,13 +110,13 @@ async def find_tap(directory: Path) -> Tap | None:
         return None
 
 
-async def _end_old(directory: Path, *, clock: Clock) -> None:
-    """End the tap of a launch of ours that was killed at a bad moment: no guest has used it.
+async def end_tap(directory: Path, *, clock: Clock) -> None:
+    """End the tap of a domain without a QEMU: of a launch of ours that was killed, say.
 
     One that does not listen yet holds its files already, and is waited for.
     """
     deadline = clock.monotonic() + _LAUNCH_TIMEOUT_S
-    while find_taps(directory) and clock.monotonic() < deadline:
+    while find_taps(directory.parent).get(directory.name) and clock.monotonic() < deadline:
         old = await find_tap(directory)
         if old is not None:
             await old.quit()
@@ -129,7 +129,7 @@ async def launch_tap(directory: Path, disks: list[TapDisk], *, clock: Clock) -> 
     Raises:
         BackendError: SR_BACKEND_FAILURE_46, a chain cannot be opened.
     """
-    await _end_old(directory, clock=clock)
+    await end_tap(directory, clock=clock)
     command = [sys.executable, "-m", TAP_MODULE]
     for disk in disks:
         command += [disk.leaf, "ro" if disk.is_read_only else "rw", disk.socket]
